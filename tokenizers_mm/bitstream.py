@@ -1,0 +1,292 @@
+"""The ``.mmt`` file: Tokens in few bytes, readable on any machine and safe to open whoever wrote it.
+
+Layout of version 1 (numbers are LEB128 varints unless a width is given; everything else is little-endian)::
+
+    "mmt" 0x01 | CRC-32 of all that follows (4 bytes) | spec fingerprint: SHA-256 of the spec JSON (first 8 bytes)
+    head:    length, raw deflate with the preset dictionary below of
+             spec JSON length, spec JSON | items, items x axes grid extents | side tensors | shared tensors
+             (tensors: count, then each: name length, name, dtype + 128 if varints, dimensions, extents, values)
+    columns: one block per codebook, over the real steps of all items in order, in the smallest of these codings
+             0 packed   ceil(log2 size) bits per id, most significant bit first, padded to a byte
+             1 uniform  length, ANS words with every id equally likely (gains where the size is no power of two)
+             2 counted  length, raw deflate of [n, n ids as differences, n rounded counts] | length, ANS words
+
+:mod:`tokenizers_mm.coding` says how the numbers themselves are coded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import secrets
+import struct
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenizers_mm.coding import BitstreamError, Reader, deflate, read_column, varints, with_length, write_column
+from tokenizers_mm.tokens import Tokens, TokenSpec
+
+__all__ = ["MAX_IDS", "BitstreamError", "dumps", "load", "loads", "save"]
+
+MAX_IDS = 2**26
+
+_MAGIC, _VERSION = b"mmt", 1
+_PREFIX = struct.Struct("<3sBI")  # magic, version, CRC-32
+_MAX_SPEC_BYTES = 2**16
+_MAX_NAME_BYTES = _MAX_TENSORS = 255
+_MAX_DIMS = 16
+
+# A tensor's dtype is stored as its place in this list: append only.
+_DTYPES = (
+    torch.bool,
+    torch.uint8,
+    torch.int8,
+    torch.int16,
+    torch.int32,
+    torch.int64,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+)
+_SAME_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+# Text that heads are likely to repeat, likeliest last. Part of the format: a change needs a new version.
+_DICTIONARY = (
+    b'word_lengthsvocabularymeanscaledeviation"modality":"timeseries""modality":"text""modality":"eeg""modality":"image"'
+    b'"scalable":"scales""scalable":"steps""scalable":"columns""sample_rate":null,"hop":null,"axes":["token"],'
+    b'"axes":["scale"],"axes":["rank"],"axes":["channel","time"],"axes":["height","width"],"channels":3,"channels":0,'
+    b'"hop":[16,16],"hop":[1,200],"hop":[600],"codebook_sizes":[1024,1024,1024,1024],"levels":[0,1,2,3,4,5,6,7],'
+    b'"sample_rate":44100.0,"sample_rate":48000.0,"sample_rate":24000.0,{"axes":["time"],"channels":1,'
+    b'"codebook_sizes":[4096],"hop":[320],"levels":[0],"modality":"audio","sample_rate":16000.0,"scalable":"none",'
+    b'"scales":[]}\x01\x04size\x85\x02\x01\x01'
+)
+
+
+def save(tokens: Tokens, path: str | Path) -> None:
+    """Write tokens to a ``.mmt`` file, whole or not at all: an older file of that name survives any failure.
+
+    Args:
+        tokens: Any batch, on any device.
+        path: Where to write; the folder must exist.
+
+    Raises:
+        BitstreamError: If the tokens hold something that the format cannot (see :func:`dumps`).
+        OSError: If the path cannot be written (``FileNotFoundError``, ``IsADirectoryError``, ...).
+    """
+    data = dumps(tokens)
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(f"path must name a file, got the directory {str(path)!r}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"path must be in a folder that exists, got {str(path)!r}")
+    partial = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with open(partial, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | Path, *, max_ids: int = MAX_IDS) -> Tokens:
+    """Read a ``.mmt`` file, trusted or not.
+
+    Args:
+        path: A file that :func:`save` wrote.
+        max_ids: See :func:`loads`.
+
+    Returns:
+        The tokens, on the CPU.
+
+    Raises:
+        BitstreamError: For anything that is not an intact ``.mmt`` file of at most ``max_ids`` ids.
+        OSError: If the path cannot be read (``FileNotFoundError``, ``IsADirectoryError``, ...).
+    """
+    with open(path, "rb") as file:
+        if file.peek(len(_MAGIC))[: len(_MAGIC)] != _MAGIC:  # not read further: it may be huge, or a device without end
+            raise BitstreamError(f"{str(path)!r} is not a .mmt file")
+        data = file.read()
+    try:
+        return loads(data, max_ids=max_ids)
+    except BitstreamError as error:
+        raise BitstreamError(f"{str(path)!r}: {error}") from None
+
+
+def dumps(tokens: Tokens) -> bytes:
+    """Tokens as the bytes of a ``.mmt`` file.
+
+    Args:
+        tokens: Any batch, on any device. Padding is not written.
+
+    Returns:
+        The file's bytes.
+
+    Raises:
+        BitstreamError: If a side or shared tensor has a dtype, name or number of dimensions that the format lacks.
+    """
+    spec_text = json.dumps(tokens.spec.to_dict(), sort_keys=True, separators=(",", ":")).encode()
+    if len(spec_text) > _MAX_SPEC_BYTES:
+        raise BitstreamError(f"spec must fit {_MAX_SPEC_BYTES} bytes of JSON, got {len(spec_text)}")
+    head = [with_length(spec_text), varints(len(tokens)), varints(tokens.shapes.cpu().numpy())]
+    head += [_write_tensors("side", tokens.side), _write_tensors("shared", tokens.shared)]
+    body = [_fingerprint(spec_text), deflate(b"".join(head), _DICTIONARY)]
+    steps = tokens.ids[tokens.mask].cpu().numpy()  # [real steps, Q]
+    for ids, size in zip(steps.T, tokens.spec.codebook_sizes, strict=True):
+        body.append(write_column(np.ascontiguousarray(ids), size))
+    checked = b"".join(body)
+    return _PREFIX.pack(_MAGIC, _VERSION, zlib.crc32(checked)) + checked
+
+
+def loads(data: bytes, *, max_ids: int = MAX_IDS) -> Tokens:
+    """Inverse of :func:`dumps`, safe on bytes from anywhere.
+
+    Nothing is parsed before the checksum fits, and nothing is allocated before its size is checked against the bytes
+    that are left and against ``max_ids``: ids that cost no bits would else let a short file ask for any memory.
+
+    Args:
+        data: The bytes of a ``.mmt`` file.
+        max_ids: Most ids that they may unfold to, padding included (items x longest item x codebooks, 8 bytes each);
+            side and shared tensors together may take as many bytes again. Reading peaks at a few times that memory.
+
+    Returns:
+        The tokens, on the CPU.
+
+    Raises:
+        BitstreamError: For anything that is not an intact ``.mmt`` file of at most ``max_ids`` ids.
+    """
+    if data[: len(_MAGIC)] != _MAGIC:
+        raise BitstreamError("these bytes are not a .mmt file")
+    if len(data) < _PREFIX.size:
+        raise BitstreamError(f"truncated after {len(data)} bytes")
+    _, version, checksum = _PREFIX.unpack_from(data)
+    if version != _VERSION:
+        raise BitstreamError(f"this library reads version {_VERSION} of .mmt files, got version {version}")
+    body = memoryview(data)[_PREFIX.size :]
+    if zlib.crc32(body) != checksum:
+        raise BitstreamError("the checksum does not fit: damaged or truncated")
+    try:
+        return _parse(Reader(body), max_ids)
+    except BitstreamError:
+        raise
+    except (ValueError, TypeError, OverflowError, RecursionError, RuntimeError, AssertionError, zlib.error) as error:
+        raise BitstreamError(f"malformed: {error}") from error
+
+
+def _parse(reader: Reader, max_ids: int) -> Tokens:
+    fingerprint = reader.take(8)
+    head = reader.inflate(8 * max_ids + _MAX_SPEC_BYTES, _DICTIONARY)
+    spec_text = head.take(head.number(_MAX_SPEC_BYTES))
+    if _fingerprint(spec_text) != fingerprint:
+        raise BitstreamError("the fingerprint is not that of the spec in the file")
+    spec = TokenSpec.from_dict(json.loads(spec_text))
+    shapes = _read_shapes(head, spec, max_ids)
+    tensors = _TensorReader(head, budget=8 * max_ids)
+    side, shared = tensors.read(), tensors.read()
+    head.finish()
+    lengths = shapes.prod(axis=1)
+    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ids = np.zeros((*mask.shape, spec.num_codebooks), dtype=np.int64)
+    for column, size in enumerate(spec.codebook_sizes):
+        values = read_column(reader, int(lengths.sum()), size)
+        if len(values):
+            np.place(ids[..., column], mask, values)  # ids[mask, column] = would need two indices of 8 bytes per id
+    reader.finish()
+    return Tokens(torch.from_numpy(ids), spec, torch.from_numpy(shapes), side, shared)
+
+
+def _read_shapes(head: Reader, spec: TokenSpec, max_ids: int) -> np.ndarray:
+    """Every item's grid, ``[B, A]``, once the ids that they ask for are known to be at most ``max_ids``."""
+    items, axes = head.number(), len(spec.axes)
+    if items * axes > max_ids:
+        raise BitstreamError(f"{items} items exceed max_ids={max_ids}; raise max_ids if you trust the file")
+    shapes = head.varints(items * axes).reshape(items, axes)
+    # Floating point, because a hostile product would wrap around in int64; "not <=" because it may even be NaN.
+    with np.errstate(over="ignore", invalid="ignore"):
+        longest = shapes.prod(axis=1, dtype=np.float64).max(initial=0)
+    if not items * longest * spec.num_codebooks <= max_ids:
+        raise BitstreamError(
+            f"{items} items x {longest:.0f} steps x {spec.num_codebooks} codebooks exceed max_ids={max_ids}; "
+            "raise max_ids if you trust the file"
+        )
+    return shapes
+
+
+def _fingerprint(spec_text: bytes) -> bytes:
+    # Of the text in the file, not of TokenSpec.fingerprint, which changes for old files when TokenSpec gains a field.
+    return hashlib.sha256(spec_text).digest()[:8]
+
+
+def _write_tensors(kind: str, tensors: Mapping[str, Tensor]) -> bytes:
+    if len(tensors) > _MAX_TENSORS:
+        raise BitstreamError(f"{kind} must hold at most {_MAX_TENSORS} tensors, got {len(tensors)}")
+    out = [varints(len(tensors))]
+    for name, tensor in sorted(tensors.items()):
+        text = name.encode()
+        if len(text) > _MAX_NAME_BYTES:
+            raise BitstreamError(f"a name in {kind} must be at most {_MAX_NAME_BYTES} bytes, got {name!r}")
+        if tensor.dtype not in _DTYPES or tensor.ndim > _MAX_DIMS:
+            raise BitstreamError(
+                f"{kind}[{name!r}] must have at most {_MAX_DIMS} dimensions and a dtype of {_DTYPES}, "
+                f"got {tensor.dtype} {list(tensor.shape)}"
+            )
+        tag, values = _write_values(tensor.detach().cpu().contiguous())
+        extents = varints(np.array([tensor.ndim, *tensor.shape], dtype=np.int64))
+        out += [with_length(text), bytes([tag]), extents, values]
+    return b"".join(out)
+
+
+def _write_values(tensor: Tensor) -> tuple[int, bytes]:
+    """Tag and bytes of a tensor's values: non-negative integers as varints where that is shorter."""
+    tag, size = _DTYPES.index(tensor.dtype), tensor.element_size()
+    values = tensor.view(_SAME_BITS[size]).numpy()
+    if not tensor.is_floating_point() and size > 1 and (values >= 0).all():
+        short = varints(values)
+        if len(short) < values.nbytes:
+            return tag | 128, short
+    return tag, values.astype(f"<i{size}").tobytes()
+
+
+class _TensorReader:
+    """Reads tables of named tensors that may take ``budget`` bytes together."""
+
+    def __init__(self, head: Reader, budget: int) -> None:
+        self.head, self.budget = head, budget
+
+    def read(self) -> dict[str, Tensor]:
+        tensors: dict[str, Tensor] = {}
+        for _ in range(self.head.number(_MAX_TENSORS)):
+            name = self.head.take(self.head.number(_MAX_NAME_BYTES)).decode()
+            if name in tensors:
+                raise BitstreamError(f"tensor {name!r} comes twice")
+            tensors[name] = self._tensor(name)
+        return tensors
+
+    def _tensor(self, name: str) -> Tensor:
+        tag = self.head.take(1)[0]
+        extents = self.head.varints(self.head.number(_MAX_DIMS)).tolist()
+        if tag % 128 >= len(_DTYPES) or math.prod(max(n, 1) for n in extents) >= 2**60:
+            raise BitstreamError(f"tensor {name!r} has tag {tag} and extents {extents}")
+        dtype, count = _DTYPES[tag % 128], math.prod(extents)
+        self.budget -= count * dtype.itemsize
+        if self.budget < 0:
+            raise BitstreamError(f"tensor {name!r} of {extents} takes more memory than max_ids allows")
+        stored = np.dtype(f"i{dtype.itemsize}")
+        if tag < 128:
+            values = np.frombuffer(self.head.take(count * dtype.itemsize), dtype=stored.newbyteorder("<"))
+        else:
+            values = self.head.varints(count)
+        if tag >= 128 and values.max(initial=0) > np.iinfo(stored).max:
+            raise BitstreamError(f"tensor {name!r} holds numbers too large for {dtype}")
+        if dtype == torch.bool and not np.isin(values, (0, 1)).all():
+            raise BitstreamError(f"tensor {name!r} holds bools other than 0 and 1")
+        return torch.from_numpy(values.astype(stored)).view(dtype).reshape(extents)

@@ -1,0 +1,398 @@
+"""Codec: signals to tokens and back. The narrow waist that everything else is written against."""
+
+from __future__ import annotations
+
+import copy
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Self, cast, overload
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from tokenizers_mm.nn.conv import StreamState
+from tokenizers_mm.streaming import DecodeStream, EncodeStream
+from tokenizers_mm.tokens import Tokens, TokenSpec
+
+WEIGHTS = constants.SAFETENSORS_SINGLE_FILE
+CONFIG = constants.CONFIG_NAME
+
+
+@dataclass
+class CodecOutput:
+    """What a codec's training forward returns.
+
+    Args:
+        reconstruction: The decoded signal, shaped like the input.
+        ids: int64 ``[B, T, Q]``.
+        quantizer_loss: Scalar: commitment and entropy terms of the quantizer, unweighted.
+        stats: Scalars to log (perplexity of the batch, share of codes in use).
+    """
+
+    reconstruction: Tensor
+    ids: Tensor
+    quantizer_loss: Tensor
+    stats: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Codec(nn.Module, PyTorchModelHubMixin, ABC):
+    """Turns a batch of signals into :class:`Tokens` and tokens back into signals.
+
+    A codec of tensors implements ``_encode`` and ``_decode`` for items of equal length, and ``forward`` for training;
+    this class checks input, groups unequal lengths, keeps original sizes, saves and loads. Its ``__init__`` arguments must be
+    plain JSON values: they are its config, in cards, recipes and checkpoints alike.
+
+    Attributes:
+        spec: What the tokens are.
+        padding_safe: True where zeros appended to an item change none of its tokens, so that unequal lengths are encoded
+            in one batch; otherwise items are grouped by length.
+        signal_ndim: Dimensions of a batch of signals: 3 for ``[B, C, N]``, 4 for ``[B, 3, H, W]``.
+        size_dims: How many trailing dimensions of the signal ``side["size"]`` records.
+    """
+
+    spec: TokenSpec
+    padding_safe: bool = False
+    signal_ndim: int = 3
+    size_dims: int = 1
+
+    @abstractmethod
+    def _encode(self, x: Tensor, lengths: Tensor) -> Tokens:
+        """Tokens of signals whose samples past ``lengths`` are zero (all lengths equal unless ``padding_safe``)."""
+
+    @abstractmethod
+    def _decode(self, tokens: Tokens) -> Tensor:
+        """Signals ``[B, C, >= N]`` of tokens of equal grids."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> CodecOutput:
+        """Reconstruction with gradients, for training."""
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The ``__init__`` arguments, as a plain mapping."""
+        return dict(cast(dict, self._hub_mixin_config) or {})
+
+    @property
+    def device(self) -> torch.device:
+        return next((t.device for t in self.parameters()), torch.device("cpu"))
+
+    # -- signals <-> tokens ----------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, lengths: Tensor | None = None, *, sample_rate: float | None = None) -> Tokens:
+        """Tokens of a batch of signals.
+
+        Args:
+            x: Float signals, batch first (see the codec's class for shape and range).
+            lengths: Valid samples of each item along the last axis, int ``[B]``; by default all of them.
+            sample_rate: Rate of ``x`` in Hz, checked against the codec's where given.
+
+        Returns:
+            Tokens on the device of ``x``, with the original sizes in ``side["size"]``.
+
+        Raises:
+            TypeError: If ``x`` is not a float tensor.
+            ValueError: If its shape, rate, lengths or values are not what this codec takes.
+        """
+        lengths = self._check_signal(x, lengths, sample_rate)
+        x = x.to(self.device, next(self.parameters()).dtype)
+        with self._inference():
+            if self.padding_safe or bool((lengths == x.shape[-1]).all()):
+                past_end = torch.arange(x.shape[-1], device=x.device) >= lengths.to(x.device)[:, None]
+                tokens = self._encode(x.masked_fill(past_end.reshape(len(x), *[1] * (x.ndim - 2), -1), 0), lengths)
+            else:
+                groups = [(lengths == n).nonzero()[:, 0] for n in lengths.unique()]
+                parts = [self._encode(x[g][..., : int(lengths[g[0]])], lengths[g]) for g in groups]
+                tokens = Tokens.cat(parts)[torch.cat(groups).argsort()]
+        leading = torch.tensor(x.shape[-self.size_dims : -1], dtype=torch.long).expand(len(x), -1)
+        size = torch.cat([leading, lengths[:, None]], dim=1).to(tokens.device)
+        return replace(tokens, side={**tokens.side, "size": size})
+
+    @torch.no_grad()
+    def decode(self, tokens: Tokens) -> Tensor:
+        """Signals of a batch of tokens, each cut to its original size, the batch zero-padded to the longest.
+
+        Raises:
+            TypeError: If ``tokens`` is not a :class:`Tokens`.
+            ValueError: If the tokens are another codec's.
+        """
+        if not isinstance(tokens, Tokens):
+            raise TypeError(f"tokens must be Tokens, got {type(tokens).__name__}")
+        self._check_spec(tokens.spec)
+        if len(tokens) == 0 or bool((tokens.lengths == 0).any()):
+            raise ValueError(f"tokens must hold at least one step per item, got lengths {tokens.lengths.tolist()}")
+        tokens = tokens.to(self.device)
+        with self._inference():
+            signals = [torch.empty(0)] * len(tokens)
+            for grid in tokens.shapes.unique(dim=0):
+                group = (tokens.shapes == grid).all(dim=1).nonzero()[:, 0].tolist()
+                for i, signal in zip(group, self._decode(tokens[group]), strict=True):
+                    signals[i] = signal
+        sizes = tokens.side.get("size")
+        if sizes is None:
+            sizes = self._natural_sizes(tokens, signals)
+        return _stack([_crop(signal, size) for signal, size in zip(signals, sizes.tolist(), strict=True)])
+
+    def reconstruct(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """``decode(encode(x, lengths))``."""
+        return self.decode(self.encode(x, lengths))
+
+    # -- long signals and streams ----------------------------------------------------------------------------------------
+
+    def encode_long(
+        self, x: Tensor | Iterable[Tensor], *, window_seconds: float = 10.0, context_seconds: float = 1.0
+    ) -> Tokens:
+        """Tokens of one signal of any length, in constant memory: see :func:`tokenizers_mm.long.encode_long`."""
+        from tokenizers_mm import long
+
+        return long.encode_long(self, x, window_seconds=window_seconds, context_seconds=context_seconds)
+
+    def decode_long(
+        self, tokens: Tokens, *, window_seconds: float = 10.0, context_seconds: float = 1.0
+    ) -> Iterator[Tensor]:
+        """The signal of one item in consecutive pieces: see :func:`tokenizers_mm.long.decode_long`."""
+        from tokenizers_mm import long
+
+        return long.decode_long(self, tokens, window_seconds=window_seconds, context_seconds=context_seconds)
+
+    @property
+    def streamable(self) -> bool:
+        """Whether :meth:`stream` works: the network is causal."""
+        return False
+
+    @property
+    def decode_latency_seconds(self) -> float:
+        """How far a stream's decoded samples lag behind the step that they belong to."""
+        return 0.0
+
+    def _encode_step(self, x: Tensor, state: StreamState) -> Tensor:
+        """Ids ``[B, k, Q]`` of the next ``k`` whole hops ``[B, C, k * hop]`` of a stream."""
+        raise ValueError(f"{type(self).__name__} cannot stream")
+
+    def _decode_step(self, ids: Tensor, state: StreamState, *, last: bool) -> Tensor:
+        """Samples ``[B, C, n]`` that are final after the next ids ``[B, k, Q]`` of a stream."""
+        raise ValueError(f"{type(self).__name__} cannot stream")
+
+    @overload
+    def stream(self, *, decode: Literal[False] = False) -> EncodeStream: ...
+
+    @overload
+    def stream(self, *, decode: Literal[True]) -> DecodeStream: ...
+
+    def stream(self, *, decode: bool = False) -> EncodeStream | DecodeStream:
+        """A session that encodes (or decodes) piece by piece, equal to the whole at once.
+
+        Raises:
+            ValueError: If the codec is not causal.
+        """
+        if not self.streamable:
+            raise ValueError(
+                f"{type(self).__name__} with this configuration is not causal and cannot stream; "
+                "use encode_long for long signals or train a causal configuration"
+            )
+        return DecodeStream(self) if decode else EncodeStream(self)
+
+    def with_bitrate(self, kbps: float) -> Self:
+        """The same codec (weights shared) with the most codebooks that stay within ``kbps`` kilobits per second.
+
+        Raises:
+            ValueError: If the codec is not scalable in columns, or one codebook is already more than that.
+        """
+        frame_rate = self.spec.frame_rate
+        if frame_rate is None:
+            raise ValueError(f"{self.spec.modality} tokens have no time axis, so no bitrate")
+        fitting = [q for q in range(1, self.spec.num_codebooks + 1) if self._kbps(q) <= kbps * (1 + 1e-9)]
+        if not fitting:
+            raise ValueError(f"kbps must be at least {self._kbps(1):g}, got {kbps:g}")
+        view = copy.copy(self)
+        view.spec = self.spec.prefix(fitting[-1])
+        return view
+
+    def _kbps(self, columns: int) -> float:
+        rate = (self.spec if columns == self.spec.num_codebooks else self.spec.prefix(columns)).bitrate
+        assert rate is not None
+        return rate / 1000
+
+    # -- checks ----------------------------------------------------------------------------------------------------------
+
+    def _check_signal(self, x: Tensor, lengths: Tensor | None, sample_rate: float | None) -> Tensor:
+        wanted = self._wanted()
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a tensor: expected {wanted}, got {type(x).__name__}")
+        if not x.is_floating_point():
+            raise TypeError(
+                f"x must be float: expected {wanted}, got {x.dtype} (scale integers, e.g. x / 32768 for int16)"
+            )
+        if x.ndim != self.signal_ndim:
+            raise ValueError(f"expected {wanted}, got {list(x.shape)}")
+        if self.spec.channels and x.shape[1] != self.spec.channels:
+            raise ValueError(f"expected {wanted}, got {list(x.shape)} ({x.shape[1]} channels; mix or split them first)")
+        if x.numel() == 0:
+            raise ValueError(f"x must hold at least one sample: expected {wanted}, got {list(x.shape)}")
+        if sample_rate is not None and self.spec.sample_rate is not None and sample_rate != self.spec.sample_rate:
+            raise ValueError(f"expected {wanted}, got {sample_rate:g} Hz (resample first)")
+        if not torch.isfinite(x).all():
+            item = int((~torch.isfinite(x)).flatten(1).any(dim=1).nonzero()[0])
+            raise ValueError(f"x must be finite, item {item} holds NaN or infinity")
+        if lengths is None:
+            return torch.full((len(x),), x.shape[-1], dtype=torch.long)
+        lengths = torch.as_tensor(lengths)
+        if lengths.is_floating_point() or lengths.shape != (len(x),):
+            raise ValueError(f"lengths must be {len(x)} whole numbers, got {lengths.dtype} {list(lengths.shape)}")
+        if bool((lengths < 1).any()) or bool((lengths > x.shape[-1]).any()):
+            raise ValueError(f"lengths must be 1 to {x.shape[-1]}, got {lengths.tolist()}")
+        return lengths.long().cpu()
+
+    def _wanted(self) -> str:
+        """The signal this codec takes, in words, for error messages."""
+        rate = f" at {self.spec.sample_rate:g} Hz" if self.spec.sample_rate else ""
+        return (
+            f"{self.spec.modality} [B, {self.spec.channels or 'C'}, {'N' if self.signal_ndim == 3 else 'H, W'}]{rate}"
+        )
+
+    def _check_spec(self, spec: TokenSpec) -> None:
+        columns = spec.num_codebooks
+        mine = (
+            self.spec.prefix(columns)
+            if self.spec.scalable == "columns" and columns < self.spec.num_codebooks
+            else self.spec
+        )
+        if spec != mine:
+            raise ValueError(f"these tokens are another codec's: expected {self.spec}, got {spec}")
+
+    def _natural_sizes(self, tokens: Tokens, signals: list[Tensor]) -> Tensor:
+        """Sizes of tokens that no signal came before (a language model's): whole steps."""
+        if self.spec.hop is None or self.spec.scales:
+            return torch.tensor([s.shape[-self.size_dims :] for s in signals])
+        return (tokens.shapes * torch.tensor(self.spec.hop, device=tokens.device))[:, -self.size_dims :]
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """Evaluation mode inside, whatever the mode outside: no dropout, no codebook update."""
+        was_training = self.training
+        if was_training:
+            self.eval()
+        try:
+            yield
+        finally:
+            if was_training:
+                self.train()
+
+    # -- checkpoints -----------------------------------------------------------------------------------------------------
+
+    def save_pretrained(  # type: ignore[override]  # the mixin's options reach it through kwargs
+        self, save_directory: str | Path, *, config: dict | None = None, **kwargs: Any
+    ) -> str | None:
+        """Write ``config.json`` (class name and ``__init__`` arguments) and ``model.safetensors`` to a folder.
+
+        Keyword arguments, among them ``push_to_hub`` and ``repo_id``, are those of ``huggingface_hub``'s ``ModelHubMixin``.
+        """
+        config = config or {"class": type(self).__name__, **self.config}
+        return super().save_pretrained(save_directory, config=config, **kwargs)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
+        save_file(tensors, save_directory / WEIGHTS)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        map_location: str = "cpu",
+        strict: bool = True,
+        **model_kwargs: Any,
+    ) -> Self:
+        """Build from ``config.json`` and load ``model.safetensors``; never anything pickled."""
+
+        def find(name: str) -> Path:
+            if Path(model_id).is_dir():
+                return Path(model_id) / name
+            found = hf_hub_download(
+                model_id,
+                name,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+            )
+            return Path(found)
+
+        config = read_config(find(CONFIG))
+        if (name := config.pop("class", cls.__name__)) != cls.__name__:
+            raise ValueError(f"{model_id}: config.json is for class {name!r}, not {cls.__name__!r}")
+        if unknown := set(config) - set(cls._hub_mixin_init_parameters):
+            raise ValueError(f"{model_id}: config.json has keys that {cls.__name__} does not take: {sorted(unknown)}")
+        codec = cls(**{**config, **{k: v for k, v in model_kwargs.items() if k != "config"}})
+        codec.load_weights(find(WEIGHTS), strict=strict)
+        return codec.to(map_location).eval()
+
+    def load_weights(self, path: str | Path, *, strict: bool = True) -> None:
+        """Load a safetensors file of this codec's state dict.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not a safetensors file or its keys and shapes are not this codec's.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no weights at {path}: expected a {WEIGHTS} file")
+        try:
+            tensors = load_file(path)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+        own = self.state_dict()
+        missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+        wrong = [
+            f"{k}: expected {list(own[k].shape)}, got {list(t.shape)}"
+            for k, t in tensors.items()
+            if k in own and t.shape != own[k].shape
+        ]
+        if wrong or (strict and (missing or extra)):
+            raise ValueError(
+                f"{path} does not fit {type(self).__name__}: {len(missing)} missing keys {missing[:5]}, "
+                f"{len(extra)} extra keys {extra[:5]}, wrong shapes {wrong[:5]}"
+            )
+        self.load_state_dict(tensors, strict=strict)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A ``config.json``; raises ``FileNotFoundError`` or ``ValueError`` naming the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no {CONFIG} at {path}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a mapping, got {type(config).__name__}")
+    return config
+
+
+def _crop(signal: Tensor, size: list[int]) -> Tensor:
+    for axis, n in enumerate(size, start=signal.ndim - len(size)):
+        signal = signal.narrow(axis, 0, min(n, signal.shape[axis]))
+    return signal
+
+
+def _stack(signals: list[Tensor]) -> Tensor:
+    """Signals of one rank as one batch, zero-padded at the end of each axis to the largest."""
+    if all(s.shape == signals[0].shape for s in signals):
+        return torch.stack(signals)
+    out = signals[0].new_zeros(len(signals), *(max(n) for n in zip(*(s.shape for s in signals), strict=True)))
+    for row, signal in zip(out, signals, strict=True):
+        row[tuple(slice(n) for n in signal.shape)] = signal
+    return out

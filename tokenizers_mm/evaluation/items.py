@@ -1,0 +1,99 @@
+"""Which files an evaluation runs on, and the fingerprint that says whether two evaluations used the same ones."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+MANIFEST = "manifest.csv"
+
+
+@dataclass(frozen=True)
+class Items:
+    """Files below one folder.
+
+    Args:
+        root: The folder.
+        names: Paths relative to it, with forward slashes, sorted.
+        split: The manifest's split that they are, None where nothing was split.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    split: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def fingerprint(self) -> str:
+        """SHA-256 over names and contents; a file that cannot be read counts by its name alone."""
+        total = hashlib.sha256()
+        for name in self.names:
+            total.update(name.encode() + b"\0")
+            try:
+                with open(self.path(name), "rb") as file:
+                    total.update(hashlib.file_digest(file, "sha256").digest())
+            except OSError:
+                total.update(b"unreadable")
+        return total.hexdigest()
+
+
+def find_items(
+    data: str | Path, extensions: Collection[str], *, split: str | None = "test", limit: int | None = None
+) -> Items:
+    """The files that ``data`` stands for.
+
+    Args:
+        data: A file, a manifest CSV (column ``path`` relative to it, optional column ``split``), a folder with a
+            ``manifest.csv``, or a folder searched with its subfolders.
+        extensions: Suffixes of this modality's files, with dots.
+        split: Rows of a manifest that count; None for all.
+        limit: At most so many, in the order of their names.
+
+    Raises:
+        FileNotFoundError: If ``data`` does not exist.
+        ValueError: If it holds no files of this kind, or the manifest lacks the column or the split.
+    """
+    data = Path(data)
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, got {limit}")
+    if not data.exists():
+        raise FileNotFoundError(f"data must be a folder, a manifest or a file, got {str(data)!r}, which does not exist")
+    manifest = data / MANIFEST if data.is_dir() else data
+    if manifest.is_file() and manifest.suffix == ".csv":
+        names, split = _listed(manifest, split)
+        return Items(manifest.parent, names[:limit], split)
+    if data.is_file():
+        return Items(data.parent, (data.name,))
+    found = (p for p in data.rglob("*") if p.suffix.lower() in extensions and p.is_file())
+    names = tuple(sorted(p.relative_to(data).as_posix() for p in found))
+    if not names:
+        raise ValueError(f"{data} holds no files that end in {', '.join(sorted(extensions))}")
+    return Items(data, names[:limit])
+
+
+def _listed(manifest: Path, split: str | None) -> tuple[tuple[str, ...], str | None]:
+    """Sorted paths of one split of a manifest, and the split if it has any."""
+    try:
+        with open(manifest, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), reader.fieldnames or []
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{manifest} is not a CSV file: {error}") from None
+    if "path" not in columns:
+        raise ValueError(f"{manifest} must have a column 'path', got {list(columns)}")
+    if "split" not in columns or split is None:
+        chosen, split = rows, None
+    else:
+        chosen = [row for row in rows if row["split"] == split]
+    names = tuple(sorted({Path(row["path"]).as_posix() for row in chosen if row["path"]}))
+    if not names:
+        splits = sorted({str(row.get("split")) for row in rows})
+        raise ValueError(f"{manifest} lists no file of split {split!r}: its splits are {splits}")
+    return names, split

@@ -1,0 +1,258 @@
+"""Quantizers: thin constructors over ``vector_quantize_pytorch`` with one interface and one return type.
+
+Vector quantization learns its codebook by exponential moving averages (van den Oord et al., "Neural Discrete Representation
+Learning", 2017), starts from k-means and revives dead codes (Zeghidour et al., "SoundStream", 2021). Finite scalar
+quantization: Mentzer et al., 2023. Lookup-free quantization: Yu et al., "MAGVIT-v2", 2023. SimVQ: Zhu et al., 2024.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
+from vector_quantize_pytorch.vector_quantize_pytorch import (
+    Codebook,
+    batched_sample_vectors,
+    noop,
+    sample_vectors_distributed,
+)
+
+
+@dataclass
+class Quantized:
+    """What a quantizer returns.
+
+    Args:
+        features: ``[B, T, D]``, with straight-through gradients in training.
+        ids: int64 ``[B, T, Q]``.
+        loss: Scalar auxiliary loss (commitment, entropy), unweighted; 0 in evaluation.
+    """
+
+    features: Tensor
+    ids: Tensor
+    loss: Tensor
+
+
+class Quantizer(nn.Module):
+    """Maps features ``[B, T, D]`` to the nearest of finitely many, and their indices back to features.
+
+    Attributes:
+        codebook_sizes: Entries of each column's codebook.
+        scalable: Whether the first columns alone decode.
+    """
+
+    codebook_sizes: tuple[int, ...]
+    scalable: bool = False
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        """Quantize; in training mode also update codebooks from the steps where ``mask`` ``[B, T]`` is true."""
+        raise NotImplementedError(f"{type(self).__name__} must implement forward")
+
+    def decode(self, ids: Tensor) -> Tensor:
+        """Features ``[B, T, D]`` of ids ``[B, T, q]``, ``q`` the first columns of a scalable quantizer."""
+        raise NotImplementedError(f"{type(self).__name__} must implement decode")
+
+
+class VectorQuantizer(Quantizer):
+    """Nearest neighbour in a learned codebook, repeated on the residual for ``num_codebooks > 1`` (RVQ).
+
+    Args:
+        dim: Features in and out.
+        codebook_size: Entries of each codebook.
+        num_codebooks: Residual stages.
+        codebook_dim: Width in which codes live; None for ``dim``, without projections.
+        decay: Of the moving averages of counts and sums.
+        kmeans_iters: k-means rounds over the first training batch; distances are one ``[frames, entries]`` product.
+        revive_below: A code used less than this share of uniform use is replaced by a vector of the batch, with the
+            statistics of an average code, so that the next update keeps it.
+        quantizer_dropout: Chance that a training item uses only a random number of its first stages.
+        cosine: Compare directions instead of positions.
+        rotation_trick: Carry gradients through by rotation (Fifty et al., 2024) instead of straight through.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        codebook_size: int,
+        *,
+        num_codebooks: int = 1,
+        codebook_dim: int | None = None,
+        decay: float = 0.99,
+        kmeans_iters: int = 50,
+        revive_below: float = 0.1,
+        quantizer_dropout: float = 0.0,
+        cosine: bool = False,
+        rotation_trick: bool = False,
+    ) -> None:
+        super().__init__()
+        self.codebook_sizes = (codebook_size,) * num_codebooks
+        self.scalable = num_codebooks > 1
+        self.revive_below, self.quantizer_dropout = revive_below, quantizer_dropout
+        width = codebook_dim or dim
+        self.project_in = nn.Linear(dim, width) if codebook_dim else nn.Identity()
+        self.project_out = nn.Linear(width, dim) if codebook_dim else nn.Identity()
+        self.stages = nn.ModuleList(
+            VectorQuantize(
+                width,
+                codebook_size,
+                decay=decay,
+                kmeans_init=kmeans_iters > 0,
+                kmeans_iters=kmeans_iters,
+                threshold_ema_dead_code=revive_below,
+                use_cosine_sim=cosine,
+                rotation_trick=rotation_trick,
+            )
+            for _ in range(num_codebooks)
+        )
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        residual = self.project_in(z).float()
+        total, ids, losses = torch.zeros_like(residual), [], []
+        kept = self._stages_kept(z)
+        for index, stage in enumerate(self.stages):
+            self._set_revival(stage._codebook)
+            quantized, stage_ids, loss = stage(residual, mask=mask)
+            residual = residual - quantized.detach()
+            total = total + quantized * (index < kept)[:, None, None]
+            ids.append(stage_ids.clamp(min=0))  # the library marks masked steps with -1
+            losses.append(loss)
+        return Quantized(self.project_out(total), torch.stack(ids, dim=-1), torch.stack(losses).mean())
+
+    def decode(self, ids: Tensor) -> Tensor:
+        stages = [cast(VectorQuantize, stage) for stage in self.stages]
+        codes = [stage.get_codes_from_indices(column) for stage, column in zip(stages, ids.unbind(-1), strict=False)]
+        return self.project_out(sum(codes[1:], codes[0]))
+
+    def _stages_kept(self, z: Tensor) -> Tensor:
+        """How many stages each item uses, ``[B]``: all, except where dropout drew fewer."""
+        total = len(self.stages)
+        kept = torch.full((len(z),), total, device=z.device)
+        if not self.training or not self.quantizer_dropout:
+            return kept
+        drawn = torch.randint(1, total + 1, (len(z),), device=z.device)
+        return torch.where(torch.rand(len(z), device=z.device) < self.quantizer_dropout, drawn, kept)
+
+    def _set_revival(self, codebook: Codebook) -> None:
+        """Threshold and new count relative to uniform use, which depends on the batch."""
+        if self.training and self.revive_below:
+            uniform = float(codebook.cluster_size.mean())
+            codebook.threshold_ema_dead_code = self.revive_below * uniform
+            codebook.reset_cluster_size = uniform
+
+
+class FiniteScalarQuantizer(Quantizer):
+    """Rounds each of a few bounded dimensions to one of ``levels``; no codebook, no loss."""
+
+    def __init__(self, dim: int, *, levels: tuple[int, ...] = (8, 5, 5, 5)) -> None:
+        super().__init__()
+        self.codebook_sizes = (math.prod(levels),)
+        self.fsq = FSQ(list(levels), dim=dim)
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        features, ids = self.fsq(z.float())
+        return Quantized(features, ids[..., None].long(), z.new_zeros(()))
+
+    def decode(self, ids: Tensor) -> Tensor:
+        return self.fsq.indices_to_codes(ids[..., 0].int())
+
+
+class LookupFreeQuantizer(Quantizer):
+    """The signs of ``log2(codebook_size)`` dimensions, with an entropy loss for even use."""
+
+    def __init__(
+        self, dim: int, codebook_size: int, *, diversity: float = 1.0, commitment_weight: float = 0.25
+    ) -> None:
+        super().__init__()
+        if codebook_size < 2 or codebook_size & (codebook_size - 1):
+            raise ValueError(f"codebook_size must be a power of two for lookup-free quantization, got {codebook_size}")
+        self.codebook_sizes = (codebook_size,)
+        self.lfq = LFQ(
+            dim=dim,
+            codebook_size=codebook_size,
+            entropy_loss_weight=1.0,
+            diversity_gamma=diversity,
+            commitment_loss_weight=commitment_weight,
+        )
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        features, ids, loss = self.lfq(z.float(), mask=mask)
+        return Quantized(features, ids[..., None].long(), loss)
+
+    def decode(self, ids: Tensor) -> Tensor:
+        return self.lfq.indices_to_codes(ids[..., 0])
+
+
+class SimVectorQuantizer(Quantizer):
+    """A frozen random codebook seen through one learned linear map, so that no code dies alone."""
+
+    def __init__(self, dim: int, codebook_size: int, *, rotation_trick: bool = True) -> None:
+        super().__init__()
+        self.codebook_sizes = (codebook_size,)
+        self.simvq = SimVQ(dim, codebook_size, rotation_trick=rotation_trick)
+
+    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
+        features, ids, loss = self.simvq(z.float())
+        if not self.training:  # the library rotates here too, which is not what ids decode to
+            return Quantized(self.decode(ids[..., None]), ids[..., None], z.new_zeros(()))
+        return Quantized(features, ids[..., None], loss)
+
+    def decode(self, ids: Tensor) -> Tensor:
+        return self.simvq.indices_to_codes(ids[..., 0])
+
+
+KINDS: dict[str, type[Quantizer]] = {
+    "vq": VectorQuantizer,
+    "rvq": VectorQuantizer,
+    "fsq": FiniteScalarQuantizer,
+    "lfq": LookupFreeQuantizer,
+    "simvq": SimVectorQuantizer,
+}
+
+
+def build_quantizer(dim: int, kind: Literal["vq", "rvq", "fsq", "lfq", "simvq"] = "vq", **options: Any) -> Quantizer:
+    """The quantizer that a config mapping names: ``{"kind": "vq", "codebook_size": 4096, ...}``.
+
+    Raises:
+        ValueError: For an unknown kind, or options that it does not take.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"quantizer kind must be one of {sorted(KINDS)}, got {kind!r}")
+    if kind == "vq" and options.get("num_codebooks", 1) != 1:
+        raise ValueError(
+            f"quantizer kind 'vq' has one codebook, got num_codebooks={options['num_codebooks']}; use 'rvq'"
+        )
+    try:
+        return KINDS[kind](dim, **options)  # type: ignore[call-arg]
+    except TypeError as error:
+        raise ValueError(f"quantizer {kind!r} cannot be built with {options}: {error}") from None
+
+
+def synchronize(module: nn.Module, enabled: bool) -> None:
+    """Sum codebook statistics over all ranks of a process group (or stop doing so), for every codebook inside ``module``.
+
+    ``vector_quantize_pytorch`` decides this when a codebook is built, which is before a trainer starts its processes.
+    """
+    for codebook in module.modules():
+        if isinstance(codebook, Codebook):
+            codebook.use_ddp = enabled
+            codebook.sample_fn = codebook.replace_sample_fn = (
+                sample_vectors_distributed if enabled else batched_sample_vectors
+            )
+            codebook.all_reduce_fn = codebook.kmeans_all_reduce_fn = dist.all_reduce if enabled else noop
+
+
+@torch.no_grad()
+def usage(ids: Tensor, codebook_sizes: tuple[int, ...]) -> dict[str, Tensor]:
+    """Perplexity and share of codes in use of a batch of ids ``[B, T, Q]``, averaged over columns."""
+    perplexity, used = [], []
+    for column, size in zip(ids.unbind(-1), codebook_sizes, strict=False):
+        _, counts = column.unique(return_counts=True)
+        p = counts / counts.sum()
+        perplexity.append((-(p * p.log()).sum()).exp())
+        used.append(torch.tensor(len(counts) / size, device=ids.device))
+    return {"perplexity": torch.stack(perplexity).mean(), "codes_used": torch.stack(used).mean()}

@@ -1,0 +1,314 @@
+"""Registry: find codecs by name, build them, load their weights; plug-in packages join through entry points.
+
+A plug-in package declares, in its ``pyproject.toml``::
+
+    [project.entry-points."tokenizers_mm.codecs"]      # cards: a folder of YAML files, or a function that returns cards
+    my_codecs = "my_package.cards:FOLDER"
+    [project.entry-points."tokenizers_mm.wings"]       # a new modality: a package with rooms files.py, metrics.py, ...
+    radar = "my_package.radar"
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import importlib.util
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+
+from tokenizers_mm.cards import HUB, Card, CardError, parse_card, read_card, read_cards
+from tokenizers_mm.codec import CONFIG, WEIGHTS, Codec, read_config
+from tokenizers_mm.tokens import TokenSpec
+
+CODEC_GROUP = "tokenizers_mm.codecs"
+WING_GROUP = "tokenizers_mm.wings"
+Registrable = Card | type[Codec] | Mapping[str, Any] | str | Path
+
+_registered: dict[str, Card] = {}
+_classes: dict[str, type[Codec]] = {}
+
+
+def data_path(kind: Literal["codecs", "recipes", "checkpoints", "eval"]) -> Path:
+    """Folder of cards, recipes, weights or evaluation suites, in an installed wheel and in a checkout alike.
+
+    Raises:
+        FileNotFoundError: If this installation lacks it.
+    """
+    package = Path(__file__).resolve().parent
+    for folder in (package / "_data" / kind, package.parent / kind):
+        if folder.is_dir():
+            return folder
+    raise FileNotFoundError(f"this installation of tokenizers_mm has no {kind!r} folder beside {package}")
+
+
+def wing(modality: str, room: str) -> ModuleType:
+    """A module of a modality: ``wing("audio", "files")`` is ``tokenizers_mm.audio.files``.
+
+    Args:
+        modality: A wing of this package, or one that a plug-in declares in the group ``tokenizers_mm.wings``.
+        room: Module inside the wing.
+
+    Raises:
+        ValueError: If there is no such wing, or it has no such room.
+    """
+    if not modality.isidentifier():
+        raise ValueError(f"modality must be a wing's name, got {modality!r}")
+    package = f"tokenizers_mm.{modality}"
+    if importlib.util.find_spec(package) is None:
+        plugged = list(entry_points(group=WING_GROUP, name=modality))
+        if not plugged:
+            raise ValueError(f"no wing {modality!r} is installed: neither {package} nor an entry point in {WING_GROUP}")
+        package = plugged[0].value
+    if importlib.util.find_spec(f"{package}.{room}") is None:
+        raise ValueError(f"the {modality} wing has no {room!r}: {package}.{room} does not exist")
+    return importlib.import_module(f"{package}.{room}")
+
+
+def list_codecs(pattern: str = "*", modality: str | None = None) -> list[Card]:
+    """Cards whose name matches a shell pattern, by name; nothing is built.
+
+    Args:
+        pattern: For example ``"*speech*"``.
+        modality: Only this wing's.
+
+    Raises:
+        CardError: If a card of this package is wrong. A plug-in's wrong card is a warning.
+    """
+    found = (card for card in _cards().values() if fnmatchcase(card.name, pattern))
+    return sorted((c for c in found if modality in (None, c.modality)), key=lambda c: c.name)
+
+
+def get_card(name: str) -> Card:
+    """The card of that name.
+
+    Raises:
+        ValueError: If there is none; the message gives the nearest names.
+    """
+    cards = _cards()
+    if name in cards:
+        return cards[name]
+    near = difflib.get_close_matches(name, cards, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(cards)) or 'none'}"
+    raise ValueError(
+        f"no codec named {name!r}: {hint} (a folder is given as a path, a hub repository as 'hf:owner/name')"
+    )
+
+
+def matching(spec: TokenSpec) -> list[Card]:
+    """Cards whose codec takes tokens of that spec: its own, or its first codebooks where it is scalable in columns."""
+    n = spec.num_codebooks
+
+    def takes(own: TokenSpec) -> bool:
+        shorter = own.scalable == "columns" and n < own.num_codebooks
+        return (own.prefix(n) if shorter else own) == spec
+
+    return [card for card in list_codecs() if takes(card.spec)]
+
+
+def register(item: Registrable) -> None:
+    """Make a codec known to ``list_codecs`` and ``load`` for this process.
+
+    Args:
+        item: A card, a mapping with a card's keys, a YAML file, a folder of them, or a :class:`Codec` class (so that
+            folders and hub repositories whose ``config.json`` names it can be loaded).
+
+    Raises:
+        CardError: If a card is wrong.
+        ValueError: If the name is taken.
+        TypeError: If it is none of these.
+    """
+    for entry in _entries(item):
+        if isinstance(entry, Card):
+            if entry.name in _cards():
+                raise ValueError(f"a codec named {entry.name!r} exists already ({_cards()[entry.name].origin})")
+            _registered[entry.name] = entry
+        elif _classes.setdefault(entry.__name__, entry) is not entry:
+            raise ValueError(f"a codec class named {entry.__name__!r} exists already ({_classes[entry.__name__]})")
+
+
+def build(card: Card, **overrides: Any) -> Codec:
+    """A card's codec with random weights, in evaluation mode.
+
+    Args:
+        card: What to build.
+        overrides: ``__init__`` arguments in place of the card's.
+
+    Raises:
+        CardError: If the class cannot be imported, does not take its config, or makes other tokens than the card says.
+    """
+    codec = _construct(_card_class(card), card.config, overrides, f"{card.origin}: config")
+    if not overrides and codec.spec != card.spec:
+        raise CardError(f"{card.origin}: spec: the codec's is {codec.spec}, the card says {card.spec}")
+    return codec.eval()
+
+
+def load(source: str | Path, *, pretrained: bool = True, device: torch.device | str = "cpu", **overrides: Any) -> Codec:
+    """A codec, ready to encode and decode.
+
+    Args:
+        source: A card's name, a folder with ``config.json`` and ``model.safetensors``, or
+            ``"hf:owner/name[@revision]"`` (the local hub cache first, then the network).
+        pretrained: False builds the network with random weights.
+        device: Where to put it.
+        overrides: ``__init__`` arguments in place of the saved ones.
+
+    Returns:
+        The codec in evaluation mode.
+
+    Raises:
+        ValueError: If there is no such codec, it ships no weights, or files do not fit it.
+        FileNotFoundError: If a file is missing; the message says which one and how to get it.
+    """
+    text = os.fspath(source)
+    if isinstance(source, str) and text.startswith(HUB):
+        return _load_folder(_hub_folder(text), pretrained, overrides).to(device)
+    if text in _cards() or not (os.sep in text or Path(text).exists()):
+        return _load_card(get_card(text), pretrained, overrides).to(device)
+    return _load_folder(Path(text), pretrained, overrides).to(device)
+
+
+# -- cards ---------------------------------------------------------------------------------------
+
+
+def _cards() -> dict[str, Card]:
+    return {**_installed(), **_registered}
+
+
+@functools.cache
+def _installed() -> dict[str, Card]:
+    """Cards of this package and of plug-ins; a broken plug-in is a warning, so that it cannot take the others down."""
+    cards = {card.name: card for card in read_cards(data_path("codecs"))}
+    for point in entry_points(group=CODEC_GROUP):
+        try:
+            for entry in _entries(point.load()):
+                if not isinstance(entry, Card):
+                    _classes.setdefault(entry.__name__, entry)
+                elif entry.name in cards:
+                    raise ValueError(f"a codec named {entry.name!r} exists already ({cards[entry.name].origin})")
+                else:
+                    cards[entry.name] = entry
+        except Exception as error:
+            warnings.warn(f"plug-in {point.name} = {point.value} is broken: {error}", RuntimeWarning, stacklevel=2)
+    return cards
+
+
+def _entries(item: Registrable | Iterable[Registrable] | Callable[[], Any]) -> Iterator[Card | type[Codec]]:
+    """Every card and codec class that ``item`` stands for."""
+    if isinstance(item, Card) or (inspect.isclass(item) and issubclass(item, Codec)):
+        yield item
+    elif isinstance(item, (str, Path)):
+        path = Path(item)
+        yield from [read_card(path)] if path.is_file() else read_cards(path)
+    elif isinstance(item, Mapping):
+        yield parse_card(item)
+    elif inspect.isroutine(item):
+        yield from _entries(item())
+    elif isinstance(item, Iterable):
+        for part in item:
+            yield from _entries(part)
+    else:
+        raise TypeError(f"expected a Card, a mapping, a YAML file, a folder or a Codec class, got {item!r}")
+
+
+# -- classes ---------------------------------------------------------------------------------------
+
+
+def _card_class(card: Card) -> type[Codec]:
+    module, _, name = card.class_path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise CardError(f"{card.origin}: class: cannot import {card.class_path}: {error}") from error
+    if not (inspect.isclass(found) and issubclass(found, Codec)):
+        raise CardError(f"{card.origin}: class: {card.class_path} is not a Codec class")
+    return found
+
+
+def _class_named(name: object, origin: Path) -> type[Codec]:
+    """The class that a ``config.json`` names, if a card or ``register`` names it too: files never choose an import."""
+    by_card = {card.class_path: card for card in _cards().values() if card.class_path.rpartition(".")[2] == name}
+    found = {_card_class(card) for card in by_card.values()}
+    if isinstance(name, str) and name in _classes:
+        found.add(_classes[name])
+    if len(found) == 1:
+        return found.pop()
+    if found:
+        raise ValueError(f"{origin}: class {name!r} is ambiguous: {sorted(map(str, found))}")
+    known = sorted({card.class_path.rpartition(".")[2] for card in _cards().values()} | _classes.keys())
+    raise ValueError(f"{origin}: class must be one of {known} (register() adds yours), got {name!r}")
+
+
+def _construct(cls: type[Codec], config: Mapping[str, Any], overrides: Mapping[str, Any], origin: str) -> Codec:
+    accepted = inspect.signature(cls.__init__).parameters.keys() - {"self"}
+    for keys, where in ((config, origin), (overrides, "overrides")):
+        for key in keys:
+            if key not in accepted:
+                near = difflib.get_close_matches(key, accepted, n=1)
+                hint = f", did you mean {near[0]!r}?" if near else f" (it takes {sorted(accepted)})"
+                raise CardError(f"{where}.{key}: {cls.__name__} has no such argument{hint}")
+    try:
+        return cls(**{**config, **overrides})
+    except (TypeError, ValueError) as error:
+        raise CardError(f"{origin}: {cls.__name__} refuses it: {error}") from error
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+def _load_card(card: Card, pretrained: bool, overrides: Mapping[str, Any]) -> Codec:
+    if pretrained and card.checkpoint is None:
+        sources = ", ".join(p.repo for p in card.published)
+        convert = f" Published weights that `mmtok convert` reads: {sources}." if sources else ""
+        raise ValueError(
+            f"no weights ship for {card.name!r}: load(..., pretrained=False) gives random ones; "
+            f"a folder that you trained or converted is loaded by its path.{convert}"
+        )
+    codec = build(card, **overrides)
+    if pretrained:
+        folder = card.checkpoint_folder
+        codec.load_weights(folder / WEIGHTS if folder else _hub_file(str(card.checkpoint), WEIGHTS))
+    return codec
+
+
+def _load_folder(folder: Path, pretrained: bool, overrides: Mapping[str, Any]) -> Codec:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder: expected one with {CONFIG} and {WEIGHTS}")
+    path = folder / CONFIG
+    config = read_config(path)
+    codec = _construct(_class_named(config.pop("class", None), path), config, overrides, str(path)).eval()
+    if pretrained:
+        codec.load_weights(folder / WEIGHTS)
+    return codec
+
+
+def _hub_folder(source: str) -> Path:
+    _hub_file(source, WEIGHTS)
+    return _hub_file(source, CONFIG).parent
+
+
+def _hub_file(source: str, name: str) -> Path:
+    """A file of ``hf:owner/name[@revision]``, from the local cache where it is there already."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    repo, _, revision = source.removeprefix(HUB).partition("@")
+    try:
+        cached = try_to_load_from_cache(repo, name, revision=revision or None)
+        return Path(cached if isinstance(cached, str) else hf_hub_download(repo, name, revision=revision or None))
+    except HFValidationError as error:
+        raise ValueError(f"source must be 'hf:owner/name[@revision]', got {source!r}: {error}") from None
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise FileNotFoundError(
+            f"{name} of {source} is neither in the local hub cache nor can it be downloaded ({type(error).__name__}). "
+            f"Where there is a network: `hf download {repo} {CONFIG} {WEIGHTS} --local-dir FOLDER`, then load FOLDER"
+        ) from None

@@ -1,0 +1,411 @@
+"""Tokens: a batch of discrete token grids, and TokenSpec: what one codec's tokens are.
+
+Every codec of every modality speaks these two types. How each maps onto them:
+
+============================  =========================  ===============================================================
+signal and codec              ``axes``                   notes
+============================  =========================  ===============================================================
+audio, one codebook           ``("time",)``              WavTokenizer: ``codebook_sizes=(4096,)``
+audio, residual codebooks     ``("time",)``              the Q columns of a step; ``scalable="columns"``
+audio, SNAC 1+2+4             ``("time",)``              7 columns per coarse step, ``levels=(0, 1, 1, 2, 2, 2, 2)``
+image, 2-D grid               ``("height", "width")``    row-major; ``hop=(16, 16)``
+image, VAR's ten scales       ``("scale",)``             680 steps of one column, ``scales=(1, 4, 9, ... 256)``,
+                                                         ``scalable="scales"``
+image, 1-D ordered (TiTok)    ``("rank",)``              32 steps; ``scalable="steps"`` where any prefix decodes
+EEG                           ``("channel", "time")``    ``hop=(1, 200)``: one row of tokens per electrode
+time series                   ``("channel", "time")``    scales (mean, deviation) travel in ``side``
+text, bytes or subwords       ``("token",)``             ``hop=None``: the length depends on the content
+text, words of bytes          ``("token",)``             ``side["word_lengths"]`` ``[B, W]``
+text, dynamic vocabulary      ``("token",)``             ``shared["vocabulary"]``: one table for the whole batch
+============================  =========================  ===============================================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Literal, SupportsIndex, get_args
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+Scalable = Literal["none", "columns", "steps", "scales"]
+
+
+@dataclass(frozen=True)
+class TokenSpec:
+    """What one codec's tokens are: codebooks, grid, rates.
+
+    Args:
+        modality: Wing that the codec belongs to (``"audio"``, ``"image"``, ...).
+        codebook_sizes: Entries of each of the Q columns' codebooks.
+        axes: Names of the grid axes that the T steps flatten, slowest first.
+        hop: Signal samples per step along each axis (one per axis), or None where content decides the length.
+        sample_rate: Samples per second of the last axis, in Hz; None where there is no time.
+        channels: Signal channels that one item has (1 for mono audio, 3 for RGB); 0 means any number.
+        levels: Residual level of each column, non-decreasing; by default column q is level q.
+        scales: Steps of each scale of a multi-scale codec, coarse first (``axes=("scale",)``).
+        scalable: What can be cut off at the end and still decode: codebook columns, steps, or whole scales.
+
+    Raises:
+        ValueError: For sizes, levels, hops or scales that contradict each other.
+        TypeError: For a field that is no sequence of whole numbers or names where it should be one.
+    """
+
+    modality: str
+    codebook_sizes: tuple[int, ...]
+    axes: tuple[str, ...] = ("time",)
+    hop: tuple[int, ...] | None = None
+    sample_rate: float | None = None
+    channels: int = 1
+    levels: tuple[int, ...] = ()
+    scales: tuple[int, ...] = ()
+    scalable: Scalable = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("codebook_sizes", "axes", "hop", "levels", "scales"):
+            value = getattr(self, name)
+            if name != "hop" or value is not None:
+                object.__setattr__(self, name, _plain(name, value, str if name == "axes" else int))
+        if self.sample_rate is not None:  # always a float, so that 16000 and 16000.0 share a fingerprint
+            if not isinstance(self.sample_rate, Real):
+                raise TypeError(f"sample_rate must be a number of Hz or None, got {self.sample_rate!r}")
+            object.__setattr__(self, "sample_rate", float(self.sample_rate))
+        object.__setattr__(self, "channels", _plain("channels", (self.channels,), int)[0])
+        if not self.levels:
+            object.__setattr__(self, "levels", tuple(range(len(self.codebook_sizes))))
+        if not self.modality or not isinstance(self.modality, str):
+            raise ValueError(f"modality must name a wing, got {self.modality!r}")
+        if not self.codebook_sizes or any(size < 1 or size > 2**62 for size in self.codebook_sizes):
+            raise ValueError(f"codebook_sizes must hold sizes from 1 to 2**62, got {self.codebook_sizes}")
+        if not self.axes or len(set(self.axes)) != len(self.axes):
+            raise ValueError(f"axes must name each grid axis once, got {self.axes}")
+        if self.hop is not None and (len(self.hop) != len(self.axes) or any(h < 1 for h in self.hop)):
+            raise ValueError(f"hop must give one positive number per axis of {self.axes}, got {self.hop}")
+        if self.sample_rate is not None and not (math.isfinite(self.sample_rate) and self.sample_rate > 0):
+            raise ValueError(f"sample_rate must be a positive number of Hz or None, got {self.sample_rate}")
+        if self.channels < 0:
+            raise ValueError(f"channels must be 0 (any) or a positive count, got {self.channels}")
+        if len(self.levels) != self.num_codebooks or list(self.levels) != sorted(self.levels) or self.levels[0] < 0:
+            raise ValueError(f"levels must be {self.num_codebooks} non-decreasing numbers from 0, got {self.levels}")
+        if any(steps < 1 for steps in self.scales):
+            raise ValueError(f"scales must hold positive step counts, got {self.scales}")
+        if self.scalable not in get_args(Scalable):
+            raise ValueError(f"scalable must be one of {get_args(Scalable)}, got {self.scalable!r}")
+        if self.scalable == "scales" and not self.scales:
+            raise ValueError("scalable='scales' needs scales, got none")
+        if len(self.axes) > 1 and (self.scales or self.scalable == "steps"):
+            raise ValueError(f"scales and scalable='steps' need a single axis, got {self.axes}")
+
+    @property
+    def num_codebooks(self) -> int:
+        """Q, the number of columns of a step."""
+        return len(self.codebook_sizes)
+
+    @property
+    def bits_per_step(self) -> float:
+        """Ideal bits of one step: the sum of log2 of its codebooks' sizes."""
+        return sum(math.log2(size) for size in self.codebook_sizes)
+
+    @property
+    def frame_rate(self) -> float | None:
+        """Steps per second along the last axis, or None where there is no time."""
+        if self.sample_rate is None or self.hop is None:
+            return None
+        return self.sample_rate / self.hop[-1]
+
+    @property
+    def token_rate(self) -> float | None:
+        """Ids per second of one row of the grid: steps per second times Q."""
+        return None if self.frame_rate is None else self.frame_rate * self.num_codebooks
+
+    @property
+    def bitrate(self) -> float | None:
+        """Nominal bits per second of one row of the grid, or None where there is no time."""
+        return None if self.frame_rate is None else self.frame_rate * self.bits_per_step
+
+    def grid(self, size: int | Sequence[int]) -> tuple[int, ...]:
+        """Token grid of a signal of ``size`` samples along each axis: ``ceil(size / hop)``.
+
+        Raises:
+            ValueError: If ``size`` does not fit the axes, or content decides the length.
+        """
+        sizes = (size,) if isinstance(size, int) else tuple(size)
+        if self.scales:
+            return (sum(self.scales),)
+        if self.hop is None:
+            raise ValueError(f"the content of {self.modality} decides its token count, not its size, got size {sizes}")
+        if len(sizes) != len(self.axes) or any(s < 0 for s in sizes):
+            raise ValueError(f"size must give {len(self.axes)} non-negative numbers for axes {self.axes}, got {sizes}")
+        return tuple(-(-s // h) for s, h in zip(sizes, self.hop, strict=True))
+
+    def steps(self, size: int | Sequence[int]) -> int:
+        """Token steps of a signal of ``size`` samples (one number per axis)."""
+        return math.prod(self.grid(size))
+
+    def prefix(self, columns: int) -> TokenSpec:
+        """The spec of the first ``columns`` codebooks.
+
+        Raises:
+            ValueError: If the codec is not scalable in columns or ``columns`` is out of range.
+        """
+        if columns == self.num_codebooks:
+            return self
+        if self.scalable != "columns":
+            raise ValueError(f"only codecs scalable in 'columns' take fewer codebooks, this one has {self.scalable!r}")
+        if not 1 <= columns <= self.num_codebooks:
+            raise ValueError(f"columns must be 1 to {self.num_codebooks}, got {columns}")
+        return replace(self, codebook_sizes=self.codebook_sizes[:columns], levels=self.levels[:columns])
+
+    def to_dict(self) -> dict:
+        """Plain mapping of every field, for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping) -> TokenSpec:
+        """Inverse of :meth:`to_dict`; unknown or missing keys raise ``ValueError``."""
+        try:
+            return cls(**mapping)
+        except TypeError as error:
+            raise ValueError(f"not a TokenSpec mapping: {error}") from None
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits that differ between specs that differ."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """A batch of token grids.
+
+    Args:
+        ids: int64 ``[B, T, Q]``; item b's grid, flattened row-major, fills its first ``lengths[b]`` steps, the rest: 0.
+        spec: What these ids mean.
+        shapes: int64 ``[B, A]``, each item's grid (A axes); by default every item fills all T steps of a 1-axis grid.
+        side: Named per-item tensors ``[B, ...]`` that decode needs besides ids. ``side["size"]`` ``[B, D]`` holds the
+            original signal's samples along its last D dimensions, so that decode returns exactly those.
+        shared: Named tensors that belong to the batch as a whole (a dynamic vocabulary).
+
+    Raises:
+        TypeError: If ids are not an integer tensor, or side or shared hold something else than tensors.
+        ValueError: If shapes do not fit together or an id is outside its codebook.
+    """
+
+    ids: Tensor
+    spec: TokenSpec
+    shapes: Tensor = None  # type: ignore[assignment]  # filled in __post_init__
+    side: Mapping[str, Tensor] = field(default_factory=dict)
+    shared: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ids, spec, axes = self.ids, self.spec, len(self.spec.axes)
+        if not isinstance(ids, Tensor) or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+            raise TypeError(f"ids must be an integer tensor [B, T, Q], got {getattr(ids, 'dtype', type(ids))}")
+        if ids.ndim != 3 or ids.shape[2] != spec.num_codebooks:
+            raise ValueError(f"ids must be [B, T, {spec.num_codebooks}], got {list(ids.shape)}")
+        object.__setattr__(self, "ids", ids.long())
+        shapes = self.shapes
+        if shapes is None:
+            if axes != 1:
+                raise ValueError(f"shapes [B, {axes}] is needed for axes {spec.axes}")
+            shapes = torch.full((len(ids), 1), ids.shape[1], dtype=torch.long, device=ids.device)
+        shapes = torch.as_tensor(shapes, dtype=torch.long, device=ids.device)
+        if shapes.shape != (len(ids), axes):
+            raise ValueError(f"shapes must be [{len(ids)}, {axes}], got {list(shapes.shape)}")
+        object.__setattr__(self, "shapes", shapes)
+        huge = shapes.float().prod(dim=-1) > 2**62  # whose integer product would wrap around
+        if (shapes < 0).any() or (self.lengths > ids.shape[1]).any() or huge.any():
+            raise ValueError(f"shapes must hold grids of 0 to T={ids.shape[1]} steps, got {shapes.tolist()}")
+        for name, value in (*self.side.items(), *self.shared.items()):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"side and shared must hold tensors, got {type(value)} for {name!r}")
+        for name, value in self.side.items():
+            if value.ndim < 1 or len(value) != len(ids):
+                raise ValueError(f"side[{name!r}] must have {len(ids)} items, got {list(value.shape)}")
+        mask = self.mask[..., None]
+        sizes = torch.tensor(spec.codebook_sizes, device=ids.device)
+        wrong = mask & ((self.ids < 0) | (self.ids >= sizes))
+        if wrong.any():
+            item, step, column = (int(i) for i in wrong.nonzero()[0])
+            raise ValueError(
+                f"ids[{item}, {step}, {column}] must be in [0, {spec.codebook_sizes[column]}), "
+                f"got {int(self.ids[item, step, column])}"
+            )
+        object.__setattr__(self, "ids", self.ids.masked_fill(~mask, 0))
+
+    @property
+    def lengths(self) -> Tensor:
+        """Steps of each item, int64 ``[B]``."""
+        return self.shapes.prod(dim=-1)
+
+    @property
+    def mask(self) -> Tensor:
+        """Which steps are real, bool ``[B, T]``."""
+        return torch.arange(self.ids.shape[1], device=self.ids.device) < self.lengths[:, None]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The grid that holds every item: the largest extent along each axis."""
+        return tuple(self.shapes.amax(dim=0).tolist()) if len(self) else (0,) * len(self.spec.axes)
+
+    @property
+    def codes(self) -> Tensor:
+        """The field's view of ids, ``[B, Q, T]``."""
+        return rearrange(self.ids, "b t q -> b q t")
+
+    @property
+    def bits(self) -> Tensor:
+        """Ideal bits of each item, float64 ``[B]``."""
+        return self.lengths.double() * self.spec.bits_per_step
+
+    @property
+    def bitrate(self) -> Tensor:
+        """Ideal bits per second of each item, float64 ``[B]``.
+
+        Raises:
+            ValueError: If the signals have no time axis.
+        """
+        if self.spec.frame_rate is None or self.spec.sample_rate is None:
+            raise ValueError(f"{self.spec.modality} tokens have no time axis, so no bitrate")
+        size = self.side.get("size")
+        seconds = (size if size is not None else self.shapes * self.spec.hop[-1])[:, -1] / self.spec.sample_rate  # type: ignore[index]
+        return self.bits / seconds.double().clamp(min=1 / self.spec.sample_rate)
+
+    @property
+    def device(self) -> torch.device:
+        return self.ids.device
+
+    def grid(self, item: int) -> Tensor:
+        """Ids of one item in its own grid, ``[*shape, Q]``."""
+        shape = self.shapes[item].tolist()
+        return self.ids[item, : math.prod(shape)].reshape(*shape, self.ids.shape[-1])
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Tokens]:
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, index: SupportsIndex | slice | Sequence[int] | Tensor) -> Tokens:
+        """Some items as a batch of their own, its padding trimmed; an int gives a batch of one."""
+        if isinstance(index, SupportsIndex) and not getattr(index, "ndim", 0):
+            index = operator.index(index)
+            if not -len(self) <= index < len(self):
+                raise IndexError(f"item {index} of a batch of {len(self)}")
+            index = [index]
+        pick = torch.arange(len(self), device=self.device)[index]
+        shapes = self.shapes[pick]
+        steps = int(shapes.prod(-1).max()) if len(pick) else 0
+        return replace(self, ids=self.ids[pick, :steps], shapes=shapes, side={k: v[pick] for k, v in self.side.items()})
+
+    def __eq__(self, other: object) -> bool:
+        """Same spec, same grids, same ids, same side information; padding does not count."""
+        if not isinstance(other, Tokens):
+            return NotImplemented
+        same_keys = self.side.keys() == other.side.keys() and self.shared.keys() == other.shared.keys()
+        return (
+            self.spec == other.spec
+            and same_keys
+            and torch.equal(self.shapes, other.shapes)
+            and all(torch.equal(a, b) for a, b in zip(self._rows(), other._rows(), strict=True))
+            and all(torch.equal(value, other.side[key]) for key, value in self.side.items())
+            and all(torch.equal(value, other.shared[key]) for key, value in self.shared.items())
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _rows(self) -> list[Tensor]:
+        return [row[:n] for row, n in zip(self.ids, self.lengths.tolist(), strict=True)]
+
+    def to(self, device: torch.device | str) -> Tokens:
+        """The same tokens on another device."""
+
+        def move(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            return {key: value.to(device) for key, value in tensors.items()}
+
+        return replace(
+            self, ids=self.ids.to(device), shapes=self.shapes.to(device), side=move(self.side), shared=move(self.shared)
+        )
+
+    def prefix(self, *, columns: int | None = None, steps: int | None = None, scales: int | None = None) -> Tokens:
+        """The cheaper tokens that a scalable codec also decodes: first columns, first steps, or first scales.
+
+        Raises:
+            ValueError: If the spec does not allow that cut, or the number is out of range.
+        """
+        given = {k: v for k, v in (("columns", columns), ("steps", steps), ("scales", scales)) if v is not None}
+        if len(given) != 1 or (kind := next(iter(given))) != self.spec.scalable:
+            raise ValueError(f"this spec is scalable in {self.spec.scalable!r}, got {sorted(given)}")
+        if columns is not None:
+            return replace(self, ids=self.ids[..., :columns], spec=self.spec.prefix(columns))
+        most = len(self.spec.scales) if kind == "scales" else self.ids.shape[1]
+        if not 1 <= given[kind] <= most:
+            raise ValueError(f"{kind} must be 1 to {most}, got {given[kind]}")
+        keep = sum(self.spec.scales[:scales]) if kind == "scales" else given[kind]
+        return replace(self, ids=self.ids[:, :keep], shapes=self.shapes.clamp(max=keep))
+
+    @classmethod
+    def cat(cls, batches: Sequence[Tokens]) -> Tokens:
+        """Batches of one spec as one batch, padded to the longest item.
+
+        Raises:
+            ValueError: If there is nothing to join, specs or side names differ, or ``shared`` tables differ.
+        """
+        if not batches:
+            raise ValueError("batches must hold at least one Tokens, got none")
+        first = batches[0]
+        for other in batches[1:]:
+            if other.spec != first.spec:
+                raise ValueError(f"cannot join tokens of different specs: {first.spec} and {other.spec}")
+            if other.side.keys() != first.side.keys() or other.shared.keys() != first.shared.keys():
+                raise ValueError(f"cannot join side {sorted(first.side)} with {sorted(other.side)}")
+            if not all(torch.equal(value, other.shared[key]) for key, value in first.shared.items()):
+                raise ValueError("cannot join batches whose shared tables differ: their ids mean different things")
+        return cls(
+            ids=_pad_cat([b.ids for b in batches]),
+            spec=first.spec,
+            shapes=torch.cat([b.shapes for b in batches]),
+            side={key: _pad_cat([b.side[key] for b in batches]) for key in first.side},
+            shared=first.shared,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write a ``.mmt`` file (see :mod:`tokenizers_mm.bitstream`)."""
+        from tokenizers_mm import bitstream
+
+        bitstream.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Tokens:
+        """Read a ``.mmt`` file; raises ``BitstreamError`` for anything that is not one."""
+        from tokenizers_mm import bitstream
+
+        return bitstream.load(path)
+
+    def __repr__(self) -> str:
+        return f"Tokens({self.spec.modality}, {len(self)} x {self.shape}, codebooks {self.spec.codebook_sizes})"
+
+
+def _pad_cat(tensors: Sequence[Tensor]) -> Tensor:
+    """Concatenate along dim 0, zero-padding dim 1 (where there is one) to the longest."""
+    if tensors[0].ndim < 2:
+        return torch.cat(list(tensors))
+    longest = max(t.shape[1] for t in tensors)
+    return torch.cat([torch.cat([t, t.new_zeros(len(t), longest - t.shape[1], *t.shape[2:])], dim=1) for t in tensors])
+
+
+def _plain(name: str, value: object, kind: type[int] | type[str]) -> tuple:
+    """A sequence of NumPy or Python numbers, or of names, as a tuple that JSON takes: equal specs have equal JSON."""
+    items = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else (None,)
+    if not all(isinstance(item, Integral if kind is int else kind) for item in items):
+        raise TypeError(f"{name} must hold only {'whole numbers' if kind is int else 'names'}, got {value!r}")
+    return tuple(kind(item) for item in items)
