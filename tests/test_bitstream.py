@@ -8,6 +8,7 @@ import math
 import time
 import tracemalloc
 import zlib
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,7 @@ DTYPES = (
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
 )
 AUDIO = TokenSpec("audio", (4096,), hop=(320,), sample_rate=16000)
-FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def clip(steps: int = 50, spec: TokenSpec = AUDIO, seed: int = 0) -> Tokens:
@@ -44,7 +45,7 @@ def one_column(ids: np.ndarray, size: int) -> Tokens:
 def identical(a: Tokens, b: Tokens) -> bool:
     """Equality that also compares dtypes and counts the same NaN as equal."""
 
-    def bits(tensors: dict[str, Tensor]) -> dict:
+    def bits(tensors: Mapping[str, Tensor]) -> dict:
         same = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
         return {k: (v.dtype, v.shape, v.contiguous().view(same[v.itemsize]).tolist()) for k, v in tensors.items()}
 
@@ -96,7 +97,7 @@ def batches(draw: st.DrawFn) -> Tokens:
     return Tokens(torch.from_numpy(ids), spec, shapes, side, draw(st.dictionaries(names, tensors(()), max_size=2)))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(batches())
 def test_round_trip_is_exact(tokens: Tokens) -> None:
     assert identical(loads(dumps(tokens)), tokens)
@@ -166,9 +167,9 @@ def test_equal_items_and_small_sizes_are_compact() -> None:
 
 def test_a_million_ids_take_well_under_seconds() -> None:
     tokens = one_column(np.random.default_rng(0).geometric(0.01, 10**6) % 4096, 4096)
-    start = time.perf_counter()
+    start = time.process_time()
     assert loads(dumps(tokens)) == tokens
-    assert time.perf_counter() - start < 3  # 0.2 s where this was written
+    assert time.process_time() - start < 3  # 0.2 s where this was written
 
 
 # --- the format does not change and does not depend on floating point
@@ -337,9 +338,21 @@ def test_a_forged_file_can_be_valid() -> None:
     assert loads(forged(columns=counted(b"\x01\x03\x01"))).ids.tolist() == [[[3], [3]]]
 
 
+WRONG_FIELDS: dict[str, list] = {
+    "codebook_sizes": [[], [0], [-1], [2**63], [float("nan")], [1e400], ["5"], "5", 5, None, [[5]], [10**4000]],
+    "axes": [[], "time", ["a", "a"], [["a"]], [1]],
+    "hop": [[0], [1, 2], [float("inf")], "1"],
+    "sample_rate": [float("nan"), float("inf"), -1, 0, "16000", 10**400],
+    "levels": [[-1], [0, 1], [0.5]],
+    "scales": [[0], 3],
+    "scalable": ["all", ["none"], "scales"],
+    "modality": ["", 5, None],
+    "channels": [-1, 1.5, None],
+}
+
 HOSTILE = {
     "2^60 items": forged(shapes=(2**60,)),
-    "2^25 items that are there, of none": forged(spec_json(axes=["a", "b", "c"]), shapes=(2**25,)),
+    "2^25 items of three axes each": forged(spec_json(axes=["a", "b", "c"]), shapes=(2**25,)),
     "one item of 2^62 steps": forged(shapes=(1, 2**62)),
     "2^40 steps that cost no bits": forged(spec_json(codebook_sizes=[1]), shapes=(1, 2**40), columns=b"\0"),
     "2^40 steps of one id": forged(shapes=(1, 2**40), columns=counted(b"\x01\x03\x01")),
@@ -357,21 +370,7 @@ HOSTILE = {
     "spec with an unknown key": forged(spec_json(colour="red")),
     "spec without codebooks": forged(b'{"modality":"audio"}'),
     "spec of another fingerprint": sealed(b"12345678" + packed(sized(spec_json()) + b"\1\2\0\0") + b"\0\x04"),
-    **{
-        f"spec with {key}={value!r:.30}": forged(spec_json(**{key: value}))
-        for key, values in {
-            "codebook_sizes": [[], [0], [-1], [2**63], [float("nan")], [1e400], ["5"], "5", 5, None, [[5]], [10**4000]],
-            "axes": [[], "time", ["a", "a"], [["a"]], [1]],
-            "hop": [[0], [1, 2], [float("inf")], "1"],
-            "sample_rate": [float("nan"), float("inf"), -1, 0, "16000", 10**400],
-            "levels": [[-1], [0, 1], [0.5]],
-            "scales": [[0], 3],
-            "scalable": ["all", ["none"], "scales"],
-            "modality": ["", 5, None],
-            "channels": [-1, 1.5, None],
-        }.items()
-        for value in values
-    },
+    **{f"spec with {k}={v!r:.30}": forged(spec_json(**{k: v})) for k, values in WRONG_FIELDS.items() for v in values},
     "side tensor of 2^59 numbers": forged(side=tensor(extents=(1, 2**59))),
     "side tensor of 2^61 times nothing": forged(side=tensor(extents=(1, 2**61, 0), values=b"")),
     "side tensor of 10^9 varints": forged(side=tensor(tag=5 + 128, extents=(1, 10**9))),
@@ -416,10 +415,10 @@ HOSTILE = {
 def test_hostile_files_are_refused_at_little_cost(data: bytes) -> None:
     tracemalloc.start()
     try:
-        start = time.perf_counter()
+        start = time.process_time()
         with pytest.raises(BitstreamError):
             loads(data)
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
         assert tracemalloc.get_traced_memory()[1] < 20e6
     finally:
         tracemalloc.stop()

@@ -12,9 +12,10 @@ import pytest
 import soundfile as sf
 import torch
 import yaml
+from rich.console import Console
 
 import tokenizers_mm as tm
-from tokenizers_mm import cli, registry, transcode
+from tokenizers_mm import cli, quickstart, registry, transcode
 from tokenizers_mm.audio import WavTokenizer
 
 ROOT = Path(registry.__file__).parents[1]
@@ -265,3 +266,27 @@ def test_help_imports_nothing_heavy() -> None:
 def test_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> None:
     run("--version")
     assert capsys.readouterr().out.strip() == f"tokenizers_mm {tm.__version__}"
+
+
+# -- quickstart --------------------------------------------------------------------------------------------------------
+
+
+def test_quickstart_writes_tokens_sound_picture_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "quickstart"
+    run("quickstart", "-o", folder, "--train-seconds", "0")
+    text = " ".join(capsys.readouterr().out.split())
+    files = {path.suffix for path in folder.iterdir()}
+    assert {".mmt", ".wav", ".png", ".json"} <= files
+    sizes = {path.name: path.stat().st_size for path in folder.glob("*.mmt")}
+    for name, size in sizes.items():
+        assert f"as {name} ({size} bytes)" in text
+    assert json.loads((folder / "report.json").read_text())["codecs"][0]["codec"] == "wavtokenizer-speech-16k"
+    assert "Done." in text
+
+
+@pytest.mark.slow
+def test_quickstart_trains_with_a_falling_loss(tmp_path: Path) -> None:
+    quickstart._train(tmp_path, 60, Console())
+    losses = quickstart.loss_curve(tmp_path / "run")
+    assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
+    assert tm.load(tmp_path / "run" / "codec").spec.modality == "audio"

@@ -48,7 +48,7 @@ def test_links_and_listed_codecs_exist() -> None:
     table = re.findall(r"^\| `([\w.-]+)` \|.*?\| (\S+) \| (\S+) \|", TEXT, flags=re.MULTILINE)
     listed = {name: (float(rate), float(kbps)) for name, rate, kbps in table}
     assert listed == {
-        card.name: (card.spec.frame_rate, round(card.spec.bitrate / 1000, 2)) for card in registry.list_codecs()
+        card.name: (card.spec.token_rate, round(card.spec.bitrate / 1000, 2)) for card in registry.list_codecs()
     }
 
 

@@ -111,6 +111,14 @@ def test_published_configurations_have_published_numbers(name: str, rate: int, k
     assert sum(p.numel() for p in codec.parameters()) == parameters
 
 
+@pytest.mark.parametrize("card", tm.list_codecs(), ids=lambda card: card.name)
+def test_a_shipped_recipe_trains_the_codec_of_every_card(card: Card) -> None:
+    """A card and the recipe of its codec give the class the same configuration."""
+    recipes = [yaml.safe_load(path.read_text()) for path in registry.data_path("recipes").rglob("*.yaml")]
+    codecs = [recipe["model"]["init_args"]["codec"] for recipe in recipes]
+    assert {"class_path": card.class_path, "init_args": card.config} in codecs
+
+
 def test_list_filters_by_pattern_and_modality() -> None:
     names = [card.name for card in tm.list_codecs()]
     assert names == sorted(names)

@@ -264,17 +264,24 @@ def test_from_dict_names_unknown_and_missing_keys() -> None:
 
 
 def test_a_spec_is_frozen_and_takes_numpy_numbers() -> None:
-    spec = TokenSpec("audio", np.array([8, 8]), hop=[np.int32(320)], sample_rate=np.float32(16000))
+    fields = {"codebook_sizes": np.array([8, 8]), "hop": [np.int32(320)], "sample_rate": np.float32(16000)}
+    spec = TokenSpec.from_dict({"modality": "audio", **fields})
     assert spec == TokenSpec("audio", (8, 8), hop=(320,), sample_rate=16000.0)
     json.dumps(spec.to_dict())
     with pytest.raises(FrozenInstanceError):
-        spec.channels = 2
+        spec.channels = 2  # type: ignore[misc]
 
 
 def test_fingerprints_are_equal_where_specs_are() -> None:
     spec = TokenSpec("audio", (8,), hop=(320,), sample_rate=16000)
-    assert spec.fingerprint == replace(spec, sample_rate=16000.0, hop=[320], levels=(0,)).fingerprint
-    others = [{"modality": "eeg"}, {"codebook_sizes": (9,)}, {"hop": (160,)}, {"sample_rate": 8000}, {"channels": 2}]
+    assert spec.fingerprint == replace(spec, sample_rate=16000.0, levels=(0,)).fingerprint
+    others: list[dict] = [
+        {"modality": "eeg"},
+        {"codebook_sizes": (9,)},
+        {"hop": (160,)},
+        {"sample_rate": 8000},
+        {"channels": 2},
+    ]
     others += [{"axes": ("token",)}, {"levels": (1,)}, {"scales": (1, 2)}, {"scalable": "steps"}]
     assert len({spec.fingerprint, *(replace(spec, **fields).fingerprint for fields in others)}) == 1 + len(others)
 

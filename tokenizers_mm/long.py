@@ -112,7 +112,7 @@ def _decode_stream(codec: Codec, tokens: Tokens, window: int) -> Iterator[Tensor
 
 def _decode_windows(codec: Codec, tokens: Tokens, window: int, context: int, hop: int) -> Iterator[Tensor]:
     steps = int(tokens.shapes[0, -1])
-    fade = context // 2 * hop
+    fade = min(context, window) // 2 * hop
     ramp = torch.linspace(0, 1, 2 * fade + 2)[1:-1] if fade else torch.zeros(0)
     tail: Tensor | None = None  # the previous window's samples around the border, fading out
     for start in range(0, steps, window):

@@ -109,17 +109,18 @@ class VectorQuantizer(Quantizer):
             )
             for _ in range(num_codebooks)
         )
+        for stage in self.stages:  # until k-means replaces it; zeros would make every untrained token 0
+            nn.init.normal_(stage._codebook.embed)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         residual = self.project_in(z).float()
         total, ids, losses = torch.zeros_like(residual), [], []
         kept = self._stages_kept(z)
         for index, stage in enumerate(self.stages):
-            self._set_revival(stage._codebook)
-            quantized, stage_ids, loss = stage(residual, mask=mask)
+            quantized, stage_ids, loss = (self._learn if self.training else self._look_up)(stage, residual, mask)
             residual = residual - quantized.detach()
             total = total + quantized * (index < kept)[:, None, None]
-            ids.append(stage_ids.clamp(min=0))  # the library marks masked steps with -1
+            ids.append(stage_ids)
             losses.append(loss)
         return Quantized(self.project_out(total), torch.stack(ids, dim=-1), torch.stack(losses).mean())
 
@@ -137,12 +138,23 @@ class VectorQuantizer(Quantizer):
         drawn = torch.randint(1, total + 1, (len(z),), device=z.device)
         return torch.where(torch.rand(len(z), device=z.device) < self.quantizer_dropout, drawn, kept)
 
-    def _set_revival(self, codebook: Codebook) -> None:
-        """Threshold and new count relative to uniform use, which depends on the batch."""
-        if self.training and self.revive_below:
+    def _learn(self, stage: nn.Module, z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Quantize and update the codebook; what counts as dead is relative to uniform use, which depends on the batch."""
+        codebook = cast(VectorQuantize, stage)._codebook
+        if self.revive_below:
             uniform = float(codebook.cluster_size.mean())
             codebook.threshold_ema_dead_code = self.revive_below * uniform
             codebook.reset_cluster_size = uniform
+        quantized, ids, loss = stage(z, mask=mask)
+        return quantized, ids.clamp(min=0), loss  # the library marks masked steps with -1
+
+    def _look_up(self, stage: nn.Module, z: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The nearest codes. Not the library's forward, which would run k-means on an untrained codebook even here."""
+        vq = cast(VectorQuantize, stage)
+        codes = vq.codebook
+        # |z|^2 is the same for all codes, so z.e - |e|^2 / 2 orders them; unit codes (cosine) make that z.e
+        ids = (z @ codes.T - codes.square().sum(dim=-1) / 2).argmax(dim=-1)
+        return vq.get_codes_from_indices(ids), ids, z.new_zeros(())
 
 
 class FiniteScalarQuantizer(Quantizer):

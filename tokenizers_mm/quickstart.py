@@ -120,7 +120,9 @@ def _short_run(seconds: int) -> list[str]:
     return [
         f"trainer.max_time=00:00:{seconds // 60:02d}:{seconds % 60:02d}",
         "trainer.log_every_n_steps=1",
+        "trainer.limit_val_batches=1",
         "trainer.enable_model_summary=false",
+        "trainer.precision=32-true",
         "data.init_args.batch_size=4",
         "model.init_args.warmup_steps=10",
         "model.init_args.ema_decay=0.98",

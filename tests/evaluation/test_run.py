@@ -114,6 +114,7 @@ def test_a_broken_file_is_listed_and_the_rest_is_evaluated(folder: Path):
     assert result.metrics["mel"].count == 3
     assert result.health.items == 3
     assert any("broken.wav failed" in note for note in report.notes())
+    assert any("too few to tell" in note for note in report.notes())
     report.to_json()
 
 
@@ -202,7 +203,7 @@ def test_tables_say_direction_unit_interval_and_fit_a_terminal(folder: Path):
     narrow = show(report, width=80)
     for part in (
         "dec ↓",
-        "perplex.",
+        "perpl.",
         f"{report.codecs[1].decode.mean:.3f}",
         f"±{report.codecs[1].metrics['si_sdr'].ci95:.2f}",
     ):

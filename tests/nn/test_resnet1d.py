@@ -83,8 +83,8 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(stack(x), stack(x))
 
 
-@pytest.mark.parametrize(("dim", "groups"), [(768, 32), (32, 32), (48, 16), (20, 4), (7, 1)])
-def test_groups_are_the_largest_power_of_two_that_fits(dim, groups):
+@pytest.mark.parametrize(("dim", "groups"), [(768, 32), (256, 32), (32, 4), (48, 2), (20, 2), (7, 1)])
+def test_groups_are_published_ones_and_never_of_fewer_than_eight_channels(dim, groups):
     assert AttentionBlock1d(dim).norm.num_groups == groups
 
 

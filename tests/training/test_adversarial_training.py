@@ -111,7 +111,9 @@ def test_training_with_crops_changes_everything_that_should_learn(tmp_path):
     module = adversarial(discriminator_segment=16)
     before = weights(module)
     make_trainer(tmp_path, 3).fit(module, ToyData())
-    stuck = [k for k, v in weights(module).items() if k in dict(module.named_parameters()) and torch.equal(v, before[k])]
+    stuck = [
+        k for k, v in weights(module).items() if k in dict(module.named_parameters()) and torch.equal(v, before[k])
+    ]
     assert [k for k in stuck if not k.startswith(("adversaries.d1", "objective.average"))] == []
 
 

@@ -24,7 +24,9 @@ def test_the_loss_falls_and_every_term_is_logged(tmp_path):
     first, last = record.rows[2], record.rows[-1]
     assert last["train/l1"] < 0.7 * first["train/l1"]
     assert {"train/l1", "train/mse", "train/quantizer", "train/loss", "train/grad_norm"} <= last.keys()
-    assert last["train/loss"] == pytest.approx(last["train/l1"] + 2 * last["train/mse"] + 0.5 * last["train/quantizer"], 1e-5)
+    assert last["train/loss"] == pytest.approx(
+        last["train/l1"] + 2 * last["train/mse"] + 0.5 * last["train/quantizer"], 1e-5
+    )
     assert {"val/loss", "val/l1", "val/quantizer"} <= trainer.callback_metrics.keys()
 
 

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 from lightning.pytorch.strategies import DDPStrategy
 from toy_training import ToyData, adversarial, autoencoder, make_trainer, weights
@@ -16,42 +15,60 @@ from toy_training import ToyData, adversarial, autoencoder, make_trainer, weight
 from tokenizers_mm.training.callbacks import CodebookUsage, ReproducibleSteps
 
 
-def work(kind: str, folder: str) -> None:
+def work(folder: str) -> None:
     """What each process does."""
-    module = {"autoencoder": autoencoder, "adversarial": adversarial}[kind]()
     rank = int(os.environ["RANK"])
-    strategy = DDPStrategy(
-        process_group_backend="gloo", broadcast_buffers=False, find_unused_parameters=kind == "adversarial"
-    )
-    trainer = make_trainer(folder, 8, devices=2, strategy=strategy, callbacks=[ReproducibleSteps(1), CodebookUsage()])
-    trainer.fit(module, ToyData(rank))
-    used = trainer.callback_metrics["val/codes_used"]
-    torch.save({"weights": weights(module), "used": used}, f"{folder}/{rank}.pt")
+    for kind in (autoencoder, adversarial):
+        module, trained_by_turns = kind(), kind is adversarial
+        trainer = make_trainer(
+            folder,
+            8,
+            devices=2,
+            strategy=DDPStrategy(
+                process_group_backend="gloo", broadcast_buffers=False, find_unused_parameters=trained_by_turns
+            ),
+            callbacks=[ReproducibleSteps(1), CodebookUsage()],
+        )
+        trainer.fit(module, ToyData(rank))
+        used = trainer.callback_metrics["val/codes_used"]
+        torch.save({"weights": weights(module), "used": used}, f"{folder}/{kind.__name__}-{rank}.pt")
 
 
-@pytest.mark.parametrize("kind", ["autoencoder", "adversarial"])
-def test_ranks_agree_though_their_data_differ(kind, tmp_path):
+def test_ranks_agree_though_their_data_differ(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1"}
-    shared["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
+    here = Path(__file__)
+    shared = {
+        **os.environ,
+        "WORLD_SIZE": "2",
+        "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(here.parents[2]), str(here.parent), os.environ.get("PYTHONPATH", "")]),
+    }
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, kind, str(tmp_path)],
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "NODE_RANK": "0"},
+            [sys.executable, str(here), str(tmp_path)],
+            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
         for rank in range(2)
     ]
-    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    try:
+        outputs = [process.communicate(timeout=150)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
     assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
-    one, two = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
-    assert [k for k, v in one["weights"].items() if not torch.equal(v, two["weights"][k])] == []
-    assert one["used"] == two["used"]
-    assert torch.isfinite(torch.cat([v.float().flatten() for v in one["weights"].values()])).all()
+    for kind in ("autoencoder", "adversarial"):
+        one, two = (torch.load(tmp_path / f"{kind}-{rank}.pt", weights_only=True) for rank in range(2))
+        assert [k for k, v in one["weights"].items() if not torch.equal(v, two["weights"][k])] == []
+        assert one["used"] == two["used"]
+        assert torch.isfinite(torch.cat([v.float().flatten() for v in one["weights"].values()])).all()
 
 
 if __name__ == "__main__":

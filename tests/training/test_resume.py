@@ -35,7 +35,12 @@ def uninterrupted(request, tmp_path_factory):
     module = request.param()
     trainer = make_trainer(tmp_path_factory.mktemp("whole"), STEPS, val_check_interval=3)
     trainer.fit(module, ToyData())
-    return request.param, weights(module), optimizer_state(trainer), [o.param_groups[0]["lr"] for o in trainer.optimizers]
+    return (
+        request.param,
+        weights(module),
+        optimizer_state(trainer),
+        [o.param_groups[0]["lr"] for o in trainer.optimizers],
+    )
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5, 7, 10])  # the first step, a validation, an epoch's end, mid-epoch, both

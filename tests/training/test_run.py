@@ -3,7 +3,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 import yaml
 from toy_training import ToyCodec
@@ -105,6 +107,23 @@ def test_a_wrong_override_is_named(recipe, tmp_path, override, named):
         train(recipe, [override], output=tmp_path / "run")
     assert len(str(caught.value)) < 400
     assert not (tmp_path / "run").exists()
+
+
+def test_resume_goes_on_with_the_audio_that_would_have_come(recipe, tmp_path):
+    for i in range(3):
+        soundfile.write(tmp_path / f"{i}.wav", np.sin(np.arange(3000) * (0.02 + 0.01 * i)) * 0.5, 8000)
+    audio = f"""
+data:
+  class_path: tokenizers_mm.audio.data.AudioDataModule
+  init_args: {{train: {{path: {tmp_path}}}, valid: {{path: {tmp_path}}}, sample_rate: 8000, segment_seconds: 0.02,
+              batch_size: 2, examples_per_epoch: 10, speeds: [0.9, 1.1]}}
+"""
+    recipe.write_text(recipe.read_text().replace("\ndata: {class_path: toy_training.ToyData}\n", audio))
+    whole = train(recipe, output=tmp_path / "whole")
+    interrupt = 'trainer.callbacks=[{"class_path": "toy_training.Interrupt", "init_args": {"step": 7}}]'
+    part = train(recipe, [interrupt], output=tmp_path / "part")
+    train(None, resume=part)
+    assert (whole / "codec/model.safetensors").read_bytes() == (part / "codec/model.safetensors").read_bytes()
 
 
 def test_a_finished_run_can_go_on_for_longer(recipe, tmp_path):

@@ -91,9 +91,7 @@ class AudioMonitor(Callback):
                         logger.experiment.add_audio(f"clip{i}/{name}", sound, step, sample_rate=sample_rate)
 
 
-def mean_metrics(
-    pairs: list[tuple[Tensor, Tensor]], spec: TokenSpec, names: tuple[str, ...]
-) -> dict[str, float]:
+def mean_metrics(pairs: list[tuple[Tensor, Tensor]], spec: TokenSpec, names: tuple[str, ...]) -> dict[str, float]:
     """Mean of each metric over the pairs for which it is defined; metrics defined for none are left out.
 
     Args:
@@ -121,9 +119,7 @@ def spectrograms(pairs: list[tuple[Tensor, Tensor]], sample_rate: int) -> Figure
     for column, pair in enumerate(pairs):
         levels = [20 * magnitude(x.mean(dim=0)[None, None], window, 128)[0].clamp(min=1e-5).log10() for x in pair]
         top = float(levels[0].max())
-        for ax, level, signal, title in zip(
-            axes[:, column], levels, pair, ("original", "reconstruction"), strict=True
-        ):
+        for ax, level, signal, title in zip(axes[:, column], levels, pair, ("original", "reconstruction"), strict=True):
             extent = (0, signal.shape[-1] / sample_rate, 0, sample_rate / 2000)
             ax.imshow(level, origin="lower", aspect="auto", extent=extent, vmin=top - 80, vmax=top, cmap="magma")
             ax.set_title(f"{title} {column}", fontsize=9)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from rich import box
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -21,6 +22,7 @@ from tokenizers_mm.evaluation.metric import Metric
 
 SCHEMA = 1
 MISSING = "–"
+IDS_PER_CODE = 10  # ids per entry from which use and perplexity are worth comparing
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,7 @@ class Report:
         Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
 
     def notes(self) -> list[str]:
-        """What the means leave out, in words: items that failed, metrics that were not defined, samples too small."""
+        """What the numbers leave out, in words: items that failed, metrics that were not defined, too few ids."""
         lines = []
         for result in self.codecs:
             lines += [f"{result.codec}: {name} failed: {error}" for name, error in result.errors.items()]
@@ -191,6 +193,12 @@ class Report:
                     f"{result.codec}: {self.definitions[key].name} left out {count} of {total}: {reason}"
                     for reason, count in summary.failures.items()
                 ]
+            books = result.health.codebooks if result.health else ()
+            if few := [book for book in books if book.count < IDS_PER_CODE * book.size]:
+                lines.append(
+                    f"{result.codec}: use and perplexity come from {few[0].count} ids for {few[0].size} entries: "
+                    "too few to tell rare entries from dead ones"
+                )
         return lines
 
     def table(self) -> Table:
@@ -206,14 +214,14 @@ class Report:
         )
         table.add_column("codec", overflow="fold", min_width=10)
         rate, timed = self.codecs[0].rate_unit, self.codecs[0].rate_unit == "kbit/s"
-        headers = (f"{rate}\nas file", *map(self._header, self.headline), "in use\nperplex.")
+        headers = (f"{rate}\nas file", *map(self._header, self.headline), "in use\nperpl.")
         for header in (*headers, f"enc {'s/s' if timed else 's'}\ndec ↓"):
             table.add_column(header, justify="right", no_wrap=True)
         best = {key: self._best(key) for key in self.headline}
         for i, result in enumerate(self.codecs):
             health = result.health
             table.add_row(
-                result.codec + (f"\n{len(result.errors)} failed *" if result.errors else ""),
+                escape(result.codec) + (f"\n{len(result.errors)} failed *" if result.errors else ""),
                 f"{_number(result.nominal_rate, 2)}\n{_number(result.file_rate, 2)}",
                 *(self._cell(result, key, "\n", i == best[key]) for key in self.headline),
                 f"{health.mean('utilisation'):.1%}\n{health.mean('perplexity'):.0f}" if health else MISSING,
@@ -226,7 +234,7 @@ class Report:
         table = Table(title="all metrics", caption="mean ± 95 % confidence; * see notes", box=box.SIMPLE_HEAD)
         table.add_column("metric", no_wrap=True)
         for result in self.codecs:
-            table.add_column(result.codec, justify="right")
+            table.add_column(escape(result.codec), justify="right")
         for key in self.definitions:
             best = self._best(key)
             cells = [self._cell(result, key, " ", i == best) for i, result in enumerate(self.codecs)]

@@ -35,9 +35,8 @@ from tokenizers_mm.evaluation.report import CodecResult, ItemResult, Report, Sum
 from tokenizers_mm.evaluation.suite import Suite, load_suite
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
-CLIPS_PER_WORKER = (
-    4  # clips coded before their metrics are computed: bounds memory, and keeps the workers quiet while timing
-)
+# Clips are coded a few at a time and then measured: few, to bound memory; never both at once, as workers would disturb timing.
+CLIPS_PER_WORKER = 4
 T = TypeVar("T")
 
 
@@ -290,7 +289,7 @@ def _summarise(name: str, coder: _Coder, items: tuple[ItemResult, ...], metrics:
 
 def _bar(show: bool) -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

@@ -24,8 +24,10 @@ class ChannelNorm(nn.LayerNorm):
 
 
 def make_norm(dim: int, causal: bool) -> nn.Module:
-    """GroupNorm over time in at most 32 groups (a power of two that divides ``dim``), or ChannelNorm where causal."""
-    return ChannelNorm(dim, eps=1e-6) if causal else nn.GroupNorm(math.gcd(32, dim), dim, eps=1e-6)
+    """GroupNorm over time in at most 32 groups of at least 8 channels (so that one step has statistics too), or
+    ChannelNorm where causal."""
+    groups = math.gcd(32, dim, max(1, dim // 8))
+    return ChannelNorm(dim, eps=1e-6) if causal else nn.GroupNorm(groups, dim, eps=1e-6)
 
 
 class ResnetBlock1d(nn.Module):

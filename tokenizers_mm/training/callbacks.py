@@ -1,4 +1,4 @@
-"""What every training run does besides its steps: exact resume, a clean stop, codebook statistics, speed."""
+"""What every training run does besides its steps: exact resume, a clean stop, codebook statistics, speed, a progress bar."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 
 LARGEST_HISTOGRAM = 2**22
@@ -87,16 +88,23 @@ class LastCheckpoint(Callback):
         stop = trainer.strategy.reduce_boolean_decision(self.requested, all=False)
         due = step != self.saved_step and (step % self.every == 0 or step == trainer.max_steps)
         if stop or due:
-            trainer.save_checkpoint(self.path)
-            self.saved_step = step
+            self._save(trainer)
         if stop:
             raise TrainingStopped(self.path, step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self.saved_step:  # ended by time, epochs or another callback
+            self._save(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore_handlers()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._restore_handlers()
+
+    def _save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self.saved_step = trainer.global_step
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
@@ -150,7 +158,7 @@ class CodebookUsage(Callback):
         if not counts:
             return
         perplexity, used = codebook_usage(counts)
-        pl_module.log(f"{stage}/perplexity", perplexity.mean(), prog_bar=True)
+        pl_module.log(f"{stage}/perplexity", perplexity.mean(), prog_bar=stage == "train")
         pl_module.log(f"{stage}/codes_used", used.mean())
         if len(counts) > 1:
             pl_module.log_dict({f"{stage}/perplexity/{q}": value for q, value in enumerate(perplexity)})
@@ -171,7 +179,7 @@ class Speed(Callback):
         self.steps += 1
         if trainer.global_step % trainer.log_every_n_steps == 0:
             self._pause()
-            pl_module.log("train/steps_per_second", self.steps / self.seconds, prog_bar=True)
+            pl_module.log("train/steps_per_second", self.steps / self.seconds)
             self.seconds, self.steps, self.started = 0.0, 0, time.perf_counter()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -181,6 +189,20 @@ class Speed(Callback):
         if self.started:
             self.seconds += time.perf_counter() - self.started
             self.started = 0.0
+
+
+class Progress(RichProgressBar):
+    """A bar per epoch, with the step of the whole run, the last losses and the codebooks' perplexity beside it."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        metrics = {k: v for k, v in super().get_metrics(trainer, pl_module).items() if k != "v_num"}
+        total = f"/{trainer.max_steps}" if trainer.max_steps > 0 else ""
+        return {"step": f"{trainer.global_step}{total}", **metrics}
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        return f"epoch {current_epoch}".ljust(len(self.validation_description))
 
 
 def column_counts(ids: Tensor, size: int) -> Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -22,6 +22,7 @@ from tokenizers_mm import registry
 from tokenizers_mm.training.callbacks import (
     CodebookUsage,
     LastCheckpoint,
+    Progress,
     ReproducibleSteps,
     Speed,
     TrainingStopped,
@@ -36,6 +37,7 @@ QUIET_WARNINGS = (
     "Checkpoint directory",
     r"Found \d+ module\(s\) in eval mode",  # the weight average
     ".*does not have many workers",
+    r".*isinstance\(treespec, LeafSpec\)",
 )
 QUIET_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
 
@@ -88,13 +90,18 @@ class RecipeCLI(LightningCLI):
             ),
             LastCheckpoint(self.folder / LAST, self.config.checkpoint_every),
         ]
-        if self.config.trainer.enable_progress_bar is not False:
-            callbacks.append(RichProgressBar())
-        if self.config.trainer.callbacks:
-            callbacks = [*self.config_init.trainer.callbacks, *callbacks]
-        loggers = [CSVLogger(self.folder, name="", version=""), TensorBoardLogger(self.folder, name="", version="")]
+        options = self.config_init.trainer
+        if options.enable_progress_bar is not False:
+            callbacks.append(Progress())
         return super().instantiate_trainer(
-            **{"callbacks": callbacks, "logger": loggers, "default_root_dir": str(self.folder), **kwargs}
+            callbacks=[*(options.callbacks or []), *callbacks],
+            logger=[
+                CSVLogger(self.folder, name="", version="", flush_logs_every_n_steps=10),
+                TensorBoardLogger(self.folder, name="", version=""),
+            ],
+            default_root_dir=str(self.folder),
+            enable_model_summary=bool(options.enable_model_summary),
+            **kwargs,
         )
 
 
