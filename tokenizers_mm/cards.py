@@ -155,6 +155,21 @@ class Card(_Strict):
             return None
         return (self._file.parent.parent / "checkpoints" if self._file else Path()) / self.checkpoint
 
+    def row(self) -> dict[str, Any]:
+        """The card in one line of plain values, as tables and ``mmtok list --json`` show it."""
+        spec = self.spec
+        return {
+            "name": self.name,
+            "modality": self.modality,
+            "input": f"{spec.channels or 'any'} x {f'{spec.sample_rate:g} Hz' if spec.sample_rate else 'any size'}",
+            "token_rate": spec.token_rate,
+            "kbps": None if spec.bitrate is None else spec.bitrate / 1000,
+            "codebooks": " + ".join(str(size) for size in spec.codebook_sizes),
+            "weights": "shipped" if self.shipped else self.checkpoint or "none",
+            "licence": self.licence,
+            "summary": self.summary,
+        }
+
 
 def parse_card(mapping: Mapping[str, Any], origin: str = "card") -> Card:
     """A card from a plain mapping.

@@ -88,13 +88,13 @@ def list_command(
 
     cards = registry.list_codecs(pattern, modality)
     if as_json:
-        sys.stdout.write(json.dumps([_card_row(card) for card in cards], indent=2) + "\n")
+        sys.stdout.write(json.dumps([card.row() for card in cards], indent=2) + "\n")
         return
     if not cards:
         raise ValueError(f"no codec matches {pattern!r}" + (f" in modality {modality!r}" if modality else ""))
     table = Table("name", "modality", "input", "tokens/s", "kbit/s", "codebooks", "weights", "licence", box=None)
     for card in cards:
-        row = _card_row(card)
+        row = card.row()
         rates = (_number(row["token_rate"]), _number(row["kbps"]))
         table.add_row(
             row["name"], row["modality"], row["input"], *rates, row["codebooks"], row["weights"], row["licence"]
@@ -121,7 +121,7 @@ def info(
         return
     card = registry.get_card(name)
     out.print(f"[bold]{card.name}[/]: {escape(card.summary)}\n", highlight=False)
-    row, total = _card_row(card), _parameter_count(card)
+    row, total = card.row(), _parameter_count(card)
     facts = {
         "modality": card.modality,
         "input": row["input"],
@@ -367,22 +367,6 @@ def _transcode(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], Trans
     if len(done) < len(jobs):
         _complain(ValueError(f"{len(jobs) - len(done)} of {len(jobs)} files failed"))
         raise typer.Exit(1)
-
-
-def _card_row(card: Card) -> dict[str, Any]:
-    spec = card.spec
-    rate = f"{spec.sample_rate:g} Hz" if spec.sample_rate else "any size"
-    return {
-        "name": card.name,
-        "modality": card.modality,
-        "input": f"{spec.channels or 'any'} x {rate}",
-        "token_rate": spec.token_rate,
-        "kbps": None if spec.bitrate is None else spec.bitrate / 1000,
-        "codebooks": " + ".join(str(size) for size in spec.codebook_sizes),
-        "weights": "shipped" if card.shipped else card.checkpoint or "none",
-        "licence": card.licence,
-        "summary": card.summary,
-    }
 
 
 def _number(value: float | None) -> str:

@@ -72,7 +72,8 @@ def test_ctrl_c_then_resume_equals_the_whole_run(recipe, tmp_path):
     interrupt = 'trainer.callbacks=[{"class_path": "toy_training.Interrupt", "init_args": {"step": 3}}]'
     part = train(recipe, [interrupt], output=tmp_path / "part")
     stopped = torch.load(part / "checkpoints/last.ckpt", weights_only=True)
-    assert stopped["global_step"] == 3 and (part / "codec/model.safetensors").is_file()
+    assert stopped["global_step"] == 3
+    assert (part / "codec/model.safetensors").is_file()
     assert train(None, resume=part) == part
     assert len(rows(part / "metrics-1.csv")) < len(rows(whole / "metrics.csv"))
     a, b = (torch.load(f / "checkpoints/last.ckpt", weights_only=True) for f in (whole, part))

@@ -14,7 +14,8 @@ from tokenizers_mm.training.schedule import build_scheduler, warmup_cosine
 def test_rises_to_one_then_falls_to_the_floor(warmup, length, floor):
     total = warmup + length
     factors = [warmup_cosine(s, warmup_steps=warmup, total_steps=total, floor=floor) for s in range(total + 3)]
-    assert factors[:warmup] == sorted(factors[:warmup]) and all(0 < f <= 1 for f in factors[:warmup])
+    assert factors[:warmup] == sorted(factors[:warmup])
+    assert all(0 < f <= 1 for f in factors[:warmup])
     assert factors[warmup] == 1
     assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
     assert factors[total:] == pytest.approx([floor] * 3)

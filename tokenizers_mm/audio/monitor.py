@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenizers_mm.audio import metrics
 from tokenizers_mm.audio.losses import magnitude
+from tokenizers_mm.codec import Codec
 from tokenizers_mm.tokens import TokenSpec
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 class AudioMonitor(Callback):
     """Compares the first validation clips with their reconstructions.
 
-    Logs ``clips/<metric>`` (mean over the clips where it is defined), writes ``spectrograms/step-<n>.png`` into the run folder, and
-    where there is a TensorBoard logger adds the spectrograms and the sound to it.
+    Logs ``clips/<metric>`` (mean over the clips where it is defined), writes ``spectrograms/step-<n>.png`` into the run
+    folder, and where there is a TensorBoard logger adds the spectrograms and the sound to it.
 
     Args:
         clips: How many clips, in the order of the validation set.
@@ -67,7 +68,7 @@ class AudioMonitor(Callback):
         if trainer.sanity_checking:
             return
         if self._looks(trainer) and self.pairs:
-            spec = cast(TokenSpec, pl_module.codec.spec)
+            spec = cast(Codec, pl_module.codec).spec
             for name, value in mean_metrics(self.pairs, spec, self.metrics).items():
                 pl_module.log(f"clips/{name}", value, prog_bar=True, rank_zero_only=True)
             self._show(trainer, int(spec.sample_rate or 0))

@@ -1,7 +1,7 @@
 """Train any codec on reconstruction losses and against discriminators.
 
-The order of WavTokenizer (Ji et al., 2025): discriminators first, on the detached reconstruction, then the codec. Ours runs the codec
-once per batch for both, gives each optimiser its own schedule, and has every trainable discriminator in the optimiser.
+The order of WavTokenizer (Ji et al., 2025): discriminators first, on the detached reconstruction, then the codec. Ours runs
+the codec once per batch for both, gives each optimiser its own schedule, and trains every discriminator that is not frozen.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from tokenizers_mm.training.schedule import build_scheduler
 class AdversarialModule(LightningModule):
     """A codec, its losses, its adversaries and two optimisers.
 
-    ``global_step``, the trainer's ``max_steps``, checkpoints and logs count the codec's steps: a step of the discriminators is not
-    counted. Each optimiser's cosine runs over its own steps. Across several processes adversarial training needs the strategy
-    ``ddp_find_unused_parameters_true``, for each backward pass reaches only one side.
+    ``global_step``, the trainer's ``max_steps``, checkpoints and logs count the codec's steps: a step of the discriminators
+    is not counted. Each optimiser's cosine runs over its own steps. Across several processes adversarial training needs the
+    strategy ``ddp_find_unused_parameters_true``, for each backward pass reaches only one side.
 
     Logs what :class:`~tokenizers_mm.training.autoencoder.AutoencoderModule` logs and, per adversary,
     ``train/discriminator/<name>``, ``train/adversarial/<name>`` and ``train/features/<name>`` (the latter two weighted).

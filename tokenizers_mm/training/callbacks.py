@@ -8,13 +8,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
+
+from tokenizers_mm.codec import Codec
 
 LARGEST_HISTOGRAM = 2**22
 
@@ -119,8 +121,9 @@ class LastCheckpoint(Callback):
 class CodebookUsage(Callback):
     """Logs how much of each codebook is in use: over a window of training steps and over each validation.
 
-    ``<stage>/perplexity`` is the exponential of the entropy of the ids, ``<stage>/codes_used`` the share of entries that occur, both
-    averaged over columns, and with ``/<q>`` per column where there are several. Codebooks past 4 million entries are left out.
+    ``<stage>/perplexity`` is the exponential of the entropy of the ids, ``<stage>/codes_used`` the share of entries that
+    occur, both averaged over columns; ``<stage>/perplexity/<q>`` is column q's, where there are several. Codebooks past
+    4 million entries are left out.
     """
 
     def __init__(self) -> None:
@@ -130,7 +133,7 @@ class CodebookUsage(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._count("train", pl_module, outputs)
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if _logs_now(trainer):
             self._log("train", trainer, pl_module)
 
     def on_validation_batch_end(
@@ -148,7 +151,7 @@ class CodebookUsage(Callback):
         self._log("val", trainer, pl_module)
 
     def _count(self, stage: str, pl_module: LightningModule, outputs: Any) -> None:
-        ids, sizes = outputs["ids"], pl_module.codec.spec.codebook_sizes
+        ids, sizes = outputs["ids"], cast(Codec, pl_module.codec).spec.codebook_sizes
         new = [column_counts(ids[..., q], size) for q, size in enumerate(sizes) if size <= LARGEST_HISTOGRAM]
         old = self.counts.get(stage)
         self.counts[stage] = new if old is None else [a + b for a, b in zip(old, new, strict=True)]
@@ -177,7 +180,7 @@ class Speed(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self.steps += 1
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if _logs_now(trainer):
             self._pause()
             pl_module.log("train/steps_per_second", self.steps / self.seconds)
             self.seconds, self.steps, self.started = 0.0, 0, time.perf_counter()
@@ -203,6 +206,10 @@ class Progress(RichProgressBar):
 
     def _get_train_description(self, current_epoch: int) -> str:
         return f"epoch {current_epoch}".ljust(len(self.validation_description))
+
+
+def _logs_now(trainer: Trainer) -> bool:
+    return trainer.global_step % int(getattr(trainer, "log_every_n_steps")) == 0  # noqa: B009 - a property set at run time
 
 
 def column_counts(ids: Tensor, size: int) -> Tensor:

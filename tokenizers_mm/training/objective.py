@@ -1,4 +1,4 @@
-"""What every codec is trained on: weighted reconstruction losses and the quantizer's own loss, with a weight average beside it."""
+"""What every codec is trained on: weighted reconstruction losses and the quantizer's own, with a weight average beside it."""
 
 from __future__ import annotations
 

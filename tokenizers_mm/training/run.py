@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule, Trainer
@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tokenizers_mm import registry
+from tokenizers_mm.codec import Codec
 from tokenizers_mm.training.callbacks import (
     CodebookUsage,
     LastCheckpoint,
@@ -45,7 +46,7 @@ log = logging.getLogger(__name__)
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI whose trainer writes everything into one run folder.
+    """LightningCLI whose trainer writes everything into one run folder, with loggers of its own.
 
     Adds to the recipe's keys ``checkpoint_every`` (steps between saves of ``last.ckpt``) and ``monitor`` (the metric that
     ``best.ckpt`` minimises).
@@ -220,7 +221,7 @@ def new_folder(name: str) -> Path:
 @rank_zero_only
 def export(model: LightningModule, folder: Path) -> None:
     """Write the codec of a trained module to ``folder/codec``."""
-    model.codec.save_pretrained(folder / "codec")
+    cast(Codec, model.codec).save_pretrained(folder / "codec")
 
 
 @rank_zero_only
