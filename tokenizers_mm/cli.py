@@ -323,6 +323,25 @@ def convert_wavtokenizer(
 
 
 @app.command()
+def export(
+    source: Annotated[str, typer.Argument(help="Card, folder or hf:owner/name.", show_default=False)],
+    output: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+    half: Annotated[bool, typer.Option("--half", help="Round weights to float16: half the size.")] = False,
+) -> None:
+    """Write a codec's folder (config.json, model.safetensors), ready to share or to push to a hub.
+
+    Example: [cyan]mmtok export runs/mine/codec ./my-codec --half[/]
+    """
+    import torch
+
+    from tokenizers_mm import registry
+
+    registry.load(source).save_pretrained(output, dtype=torch.float16 if half else None)
+    size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
+    out.print(f"[green]written[/]: {output}, {size:.1f} MB", highlight=False)
+
+
+@app.command()
 def quickstart(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for what it writes.")] = Path("quickstart"),
     train_seconds: Annotated[int, typer.Option("--train-seconds", help="How long to train.", min=0)] = 60,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,17 +11,14 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, constants, hf_hub_download
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tokenizers_mm.nn.conv import StreamState
 from tokenizers_mm.streaming import DecodeStream, EncodeStream
 from tokenizers_mm.tokens import Tokens, TokenSpec
-
-WEIGHTS = constants.SAFETENSORS_SINGLE_FILE
-CONFIG = constants.CONFIG_NAME
+from tokenizers_mm.weights import CONFIG, WEIGHTS, load_into, read_config
 
 
 @dataclass
@@ -288,12 +284,19 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
     # -- checkpoints -----------------------------------------------------------------------------------------------------
 
     def save_pretrained(  # type: ignore[override]  # the mixin's options reach it through kwargs
-        self, save_directory: str | Path, *, config: dict | None = None, **kwargs: Any
+        self, save_directory: str | Path, *, dtype: torch.dtype | None = None, config: dict | None = None, **kwargs: Any
     ) -> str | None:
         """Write ``config.json`` (class name and ``__init__`` arguments) and ``model.safetensors`` to a folder.
 
-        Keyword arguments, among them ``push_to_hub`` and ``repo_id``, are those of ``huggingface_hub``'s ``ModelHubMixin``.
+        Args:
+            save_directory: Folder to write to.
+            dtype: Round floating-point weights to this type in the file (``torch.float16`` halves it); loading gives
+                float32 again.
+            config: Written instead of this codec's own.
+            **kwargs: Options of ``huggingface_hub``'s ``ModelHubMixin``, among them ``push_to_hub`` and ``repo_id``.
         """
+        if dtype is not None:
+            return copy.deepcopy(self).to(dtype).save_pretrained(save_directory, config=config, **kwargs)
         config = config or {"class": type(self).__name__, **self.config}
         return super().save_pretrained(save_directory, config=config, **kwargs)
 
@@ -341,45 +344,8 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         return codec.to(map_location).eval()
 
     def load_weights(self, path: str | Path, *, strict: bool = True) -> None:
-        """Load a safetensors file of this codec's state dict.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is not a safetensors file or its keys and shapes are not this codec's.
-        """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no weights at {path}: expected a {WEIGHTS} file")
-        try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError, ValueError) as error:
-            raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
-        own = self.state_dict()
-        missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
-        wrong = [
-            f"{k}: expected {list(own[k].shape)}, got {list(t.shape)}"
-            for k, t in tensors.items()
-            if k in own and t.shape != own[k].shape
-        ]
-        if wrong or (strict and (missing or extra)):
-            raise ValueError(
-                f"{path} does not fit {type(self).__name__}: {len(missing)} missing keys {missing[:5]}, "
-                f"{len(extra)} extra keys {extra[:5]}, wrong shapes {wrong[:5]}"
-            )
-        self.load_state_dict(tensors, strict=strict)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A ``config.json``; raises ``FileNotFoundError`` or ``ValueError`` naming the file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no {CONFIG} at {path}")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise ValueError(f"{path} must hold a mapping, got {type(config).__name__}")
-    return config
+        """Load a safetensors file of this codec's state dict: see :func:`tokenizers_mm.weights.load_into`."""
+        load_into(self, path, strict=strict)
 
 
 def _crop(signal: Tensor, size: list[int]) -> Tensor:

@@ -110,7 +110,7 @@ class VectorQuantizer(Quantizer):
             for _ in range(num_codebooks)
         )
         for stage in self.stages:  # until k-means replaces it; zeros would make every untrained token 0
-            nn.init.normal_(stage._codebook.embed)
+            nn.init.normal_(cast(VectorQuantize, stage)._codebook.embed)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         residual = self.project_in(z).float()

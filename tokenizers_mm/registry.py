@@ -27,8 +27,9 @@ from typing import Any, Literal
 import torch
 
 from tokenizers_mm.cards import HUB, Card, CardError, parse_card, read_card, read_cards
-from tokenizers_mm.codec import CONFIG, WEIGHTS, Codec, read_config
+from tokenizers_mm.codec import Codec
 from tokenizers_mm.tokens import TokenSpec
+from tokenizers_mm.weights import CONFIG, WEIGHTS, read_config
 
 CODEC_GROUP = "tokenizers_mm.codecs"
 WING_GROUP = "tokenizers_mm.wings"

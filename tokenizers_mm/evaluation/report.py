@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from rich import box
@@ -18,6 +18,7 @@ from rich.text import Text
 from torch import Tensor
 
 from tokenizers_mm.evaluation.health import TokenHealth
+from tokenizers_mm.evaluation.keep import Kept
 from tokenizers_mm.evaluation.metric import Metric
 
 SCHEMA = 1
@@ -76,6 +77,7 @@ class ItemResult:
         decode_seconds: Wall-clock time.
         metrics: Value by metric key, None where it is not defined.
         reasons: Why a metric is None.
+        kept: Files of the original, the reconstruction and the tokens, if they were kept.
     """
 
     name: str
@@ -89,6 +91,7 @@ class ItemResult:
     decode_seconds: float = 0.0
     metrics: dict[str, float | None] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
+    kept: Kept | None = None
 
     @property
     def extent(self) -> float:
@@ -115,6 +118,8 @@ class CodecResult:
         metrics: Summary by metric key.
         health: Use of the codebooks over the set; None if every item failed.
         items: Results by file.
+        kind: ``"baseline"`` for a classical coder, which has no tokens.
+        condition: What was done to the signals before; they are compared with what the codec was given.
     """
 
     codec: str
@@ -131,6 +136,8 @@ class CodecResult:
     metrics: dict[str, Summary]
     health: TokenHealth | None
     items: tuple[ItemResult, ...]
+    kind: Literal["codec", "baseline"] = "codec"
+    condition: str = "clean"
 
     @property
     def errors(self) -> dict[str, str]:
@@ -154,6 +161,7 @@ class Report:
         command: How it was made.
         date: UTC, ISO 8601.
         schema: Version of this layout.
+        kept: Folder of the kept files, relative to the report's JSON file (to where the process ran if there is none).
     """
 
     suite: str
@@ -167,6 +175,7 @@ class Report:
     command: str
     date: str
     schema: int = SCHEMA
+    kept: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""

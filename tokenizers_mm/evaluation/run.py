@@ -30,6 +30,7 @@ from tokenizers_mm.codec import Codec
 from tokenizers_mm.evaluation import environment
 from tokenizers_mm.evaluation.health import token_health
 from tokenizers_mm.evaluation.items import Items, find_items
+from tokenizers_mm.evaluation.keep import Keeper
 from tokenizers_mm.evaluation.metric import Scores, select
 from tokenizers_mm.evaluation.report import CodecResult, ItemResult, Report, Summary
 from tokenizers_mm.evaluation.suite import Suite, load_suite
@@ -51,6 +52,7 @@ def evaluate(
     suite: str | Path | None = None,
     workers: int = 0,
     device: torch.device | str = "cpu",
+    keep: str | Path | None = None,
     progress: bool = True,
 ) -> Report:
     """Measure codecs of one modality on the same files.
@@ -67,6 +69,7 @@ def evaluate(
         suite: Name or path of a suite; by default the modality's.
         workers: Processes for metrics; 0 computes them in this one.
         device: Where codecs that are loaded here run.
+        keep: Folder for every item's original, reconstruction and tokens; their paths are in ``ItemResult.kept``.
         progress: Whether to show a progress bar.
 
     Returns:
@@ -92,7 +95,8 @@ def evaluate(
         results = []
         for name, codec in named.items():
             task = bar.add_task(name, total=len(items))
-            coder = _Coder(codec, items, files)
+            keeper = None if keep is None else Keeper(Path(keep), files, name, "clean")
+            coder = _Coder(codec, items, files, keeper)
             done = _run(coder, score, max(1, workers) * CLIPS_PER_WORKER, partial(bar.advance, task))
             results.append(_summarise(name, coder, tuple(done), tuple(chosen)))
     headline = tuple(key for key in plan.headline if key in chosen) or tuple(chosen)
@@ -112,6 +116,7 @@ def evaluate(
         versions=environment.versions(package for metric in chosen.values() for package in metric.needs),
         command=environment.command(),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        kept=None if keep is None else os.path.relpath(keep, Path(output).parent if output else Path()),
     )
     if output is not None:
         report.save(output)
@@ -164,8 +169,8 @@ class _Coded:
 class _Coder:
     """One codec over the files, timed; keeps the tokens."""
 
-    def __init__(self, codec: Codec, items: Items, files: ModuleType) -> None:
-        self.codec, self.items, self.files = codec, items, files
+    def __init__(self, codec: Codec, items: Items, files: ModuleType, keeper: Keeper | None = None) -> None:
+        self.codec, self.items, self.files, self.keeper = codec, items, files, keeper
         self.tokens: list[Tokens] = []
         self._warm = False
 
@@ -192,6 +197,7 @@ class _Coder:
             file_bytes=len(bitstream.dumps(tokens)),
             encode_seconds=encode_seconds,
             decode_seconds=decode_seconds,
+            kept=self.keeper(name, tokens.spec, signal, estimate[0], tokens) if self.keeper else None,
         )
         return _Coded(result, signal, estimate[0].cpu())
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tokenizers_mm.codec import WEIGHTS, Codec
+from tokenizers_mm.codec import Codec
 from tokenizers_mm.training.ema import WeightAverage
+from tokenizers_mm.weights import WEIGHTS
 
 
 @dataclass

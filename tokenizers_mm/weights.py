@@ -1,0 +1,65 @@
+"""A codec's folder: ``config.json`` and ``model.safetensors``, read with errors that name the file. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+WEIGHTS = constants.SAFETENSORS_SINGLE_FILE
+CONFIG = constants.CONFIG_NAME
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A ``config.json``; raises ``FileNotFoundError`` or ``ValueError`` naming the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no {CONFIG} at {path}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} must hold a mapping, got {type(config).__name__}")
+    return config
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A safetensors file; raises ``FileNotFoundError`` or ``ValueError`` naming the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: expected a {WEIGHTS} file")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def load_into(module: nn.Module, path: str | Path, *, strict: bool = True) -> None:
+    """Load a safetensors file of a module's state dict; other float types become the module's.
+
+    Args:
+        module: What the weights are for.
+        path: The file.
+        strict: Refuse missing and extra keys; wrong shapes are refused always.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a safetensors file or its keys and shapes are not the module's.
+    """
+    tensors, own = read_weights(Path(path)), module.state_dict()
+    missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
+    wrong = [
+        f"{key}: expected {list(own[key].shape)}, got {list(tensor.shape)}"
+        for key, tensor in tensors.items()
+        if key in own and tensor.shape != own[key].shape
+    ]
+    if wrong or (strict and (missing or extra)):
+        raise ValueError(
+            f"{path} does not fit {type(module).__name__}: {len(missing)} missing keys {missing[:5]}, "
+            f"{len(extra)} extra keys {extra[:5]}, wrong shapes {wrong[:5]}"
+        )
+    module.load_state_dict(tensors, strict=strict)
