@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
+from loguru import logger
 from torch import Tensor, nn
 from torch import distributed as dist
 from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
@@ -21,6 +22,9 @@ from vector_quantize_pytorch.vector_quantize_pytorch import (
     noop,
     sample_vectors_distributed,
 )
+
+# It warns when k-means starts with fewer vectors than codes; the revival of dead codes makes up for that.
+logger.disable("vector_quantize_pytorch")
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Reconstruction metrics of audio, all free of weights.
+"""Reconstruction metrics of audio: those that are free of weights, and the table of all (``model_metrics.py`` has the others).
 
 Protocol: the longer signal is cut to the shorter, and that is the only alignment; every change of rate goes through
 torchaudio's sinc interpolation with default settings; levels are left as they are. Signal and spectral metrics average
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,12 @@ import torchmetrics.functional.audio as TF
 from torch import Tensor, nn
 
 from tokenizers_mm.audio.losses import MelLoss, MultiResolutionSTFTLoss, MultiScaleMelLoss, magnitude
+from tokenizers_mm.audio.model_metrics import MODEL_METRICS, MODELS
 from tokenizers_mm.audio.pitch import PitchTrack, track_pitch
 from tokenizers_mm.evaluation.metric import Metric, Scores, Unmeasurable, measure, select
 from tokenizers_mm.tokens import TokenSpec
+
+__all__ = ["METRICS", "MODELS", "Pair", "compute"]
 
 SILENCE = 1e-6  # RMS below which a signal counts as digital silence (-120 dB full scale)
 MOST_DB = 100.0  # ratios of power above this count as this: identical signals would give infinity
@@ -39,13 +43,16 @@ class Pair:
         reference: ``[C, N]``.
         estimate: ``[C, M]``.
         sample_rate: Hz.
+        about: What the data's manifest says of the clip, by column.
     """
 
-    def __init__(self, reference: Tensor, estimate: Tensor, sample_rate: int) -> None:
+    def __init__(
+        self, reference: Tensor, estimate: Tensor, sample_rate: int, about: Mapping[str, str] | None = None
+    ) -> None:
         length = min(reference.shape[-1], estimate.shape[-1])
         self.reference = reference[:, :length].detach().float().cpu()
         self.estimate = estimate[:, :length].detach().float().cpu()
-        self.sample_rate = sample_rate
+        self.sample_rate, self.about = sample_rate, about or {}
         self._mono: dict[int, tuple[Tensor, Tensor]] = {}
 
     @property
@@ -237,6 +244,17 @@ def _pitch_cents(pair: Pair) -> float:
     return float((1200 * torch.log2(estimate.f0[both] / reference.f0[both])).square().mean().sqrt())
 
 
+def _pitch_correlation(pair: Pair) -> float:
+    reference, estimate = pair.pitch
+    both = reference.voiced & estimate.voiced
+    if both.sum() < 10:
+        raise Unmeasurable("fewer than 10 frames are voiced in both signals")
+    value = float(torch.corrcoef(torch.stack([reference.f0[both], estimate.f0[both]]).double().log2())[0, 1])
+    if not math.isfinite(value):
+        raise Unmeasurable("the pitch does not change")
+    return value
+
+
 def _periodicity(pair: Pair) -> float:
     reference, estimate = (track.periodicity for track in pair.pitch)
     return float((reference - estimate).square().mean().sqrt())
@@ -252,7 +270,8 @@ METRICS: dict[str, Metric] = {
     ),
     "sdr": Metric(
         "SDR", "dB", "higher", 2, _sdr,
-        "Power ratio after the best 512-tap filter of the reference (BSS eval), at most 100 dB.",
+        "Power ratio after the best 512-tap filter of the reference (BSS eval; for one source also called CI-SDR), "
+        "at most 100 dB.",
     ),
     "snr": Metric("SNR", "dB", "higher", 2, _snr, "Power ratio of reference to difference, at most 100 dB."),
     "l1": Metric("L1", "", "lower", 4, _l1, "Mean absolute difference of the samples."),
@@ -274,6 +293,9 @@ METRICS: dict[str, Metric] = {
     "estoi": Metric("ESTOI", "", "higher", 3, _stoi(True), "Jensen and Taal 2016, at 10 kHz, mono mix.", ("pystoi",)),
     "vuv_f1": Metric("V/UV F1", "", "higher", 3, _voicing_f1, f"F1 of the voiced frames; {_PITCH}."),
     "f0_rmse": Metric("F0 RMSE", "cents", "lower", 1, _pitch_cents, f"Frames voiced in both; {_PITCH}."),
+    "f0_corr": Metric(
+        "F0 corr.", "", "higher", 3, _pitch_correlation, f"Pearson, of log2 F0 in frames voiced in both; {_PITCH}."
+    ),
     "periodicity_rmse": Metric("period. RMSE", "", "lower", 3, _periodicity, f"All frames; {_PITCH}."),
     "loudness": Metric(
         "loudness diff.", "LU", "lower", 2, _loudness, "Absolute difference of integrated loudness (ITU-R BS.1770-4)."
@@ -282,17 +304,28 @@ METRICS: dict[str, Metric] = {
         "centroid err.", "Hz", "lower", 0, _centroid,
         "Mean absolute difference of the spectral centroid, window 1024, hop 256, reference frames above -60 dB.",
     ),
+    **MODEL_METRICS,
 }  # fmt: skip
 
 
-def compute(reference: Tensor, estimate: Tensor, spec: TokenSpec, names: Iterable[str] | None = None) -> Scores:
+def compute(
+    reference: Tensor,
+    estimate: Tensor,
+    spec: TokenSpec,
+    names: Iterable[str] | None = None,
+    *,
+    models: Mapping[str, Callable[..., Any]] | None = None,
+    about: Mapping[str, str] | None = None,
+) -> Scores:
     """Metrics of one reconstruction.
 
     Args:
         reference: Original signal ``[C, N]`` in [-1, 1] at the rate of ``spec``.
         estimate: Its reconstruction ``[C, M]``.
         spec: Gives the sample rate.
-        names: Keys of :data:`METRICS`; by default all of them.
+        names: Keys of :data:`METRICS`; by default all that need no model.
+        models: Callables by role (see :data:`MODELS`), for the metrics that need one.
+        about: What is known of the clip besides its sound: ``text`` is its transcript.
 
     Returns:
         A float per name, or None where the metric is not defined for these signals; ``.reasons`` says why.
@@ -300,12 +333,12 @@ def compute(reference: Tensor, estimate: Tensor, spec: TokenSpec, names: Iterabl
     Raises:
         ValueError: If a name is unknown, shapes do not fit or ``spec`` has no whole sample rate.
     """
-    metrics = select(METRICS, names)
+    metrics = select(METRICS, [key for key, metric in METRICS.items() if not metric.model] if names is None else names)
     if reference.ndim != 2 or estimate.ndim != 2 or len(reference) != len(estimate) or len(reference) == 0:
         raise ValueError(f"expected two signals [C, N], got {list(reference.shape)} and {list(estimate.shape)}")
     if spec.sample_rate is None or spec.sample_rate != int(spec.sample_rate):
         raise ValueError(f"spec must have a whole sample_rate in Hz, got {spec.sample_rate}")
-    pair = Pair(reference, estimate, int(spec.sample_rate))
+    pair = Pair(reference, estimate, int(spec.sample_rate), about)
     faults = [
         f"the {name} {fault}"
         for name, signal in (("reference", pair.reference), ("reconstruction", pair.estimate))
@@ -316,5 +349,5 @@ def compute(reference: Tensor, estimate: Tensor, spec: TokenSpec, names: Iterabl
         if present
     ]
     if faults:
-        return Scores(dict.fromkeys(metrics), dict.fromkeys(metrics, faults[-1]))
-    return measure(metrics, pair)
+        return Scores.failed(metrics, faults[-1])
+    return measure(metrics, pair, models)

@@ -34,6 +34,10 @@ class CodebookHealth:
         conditional_entropy: H of an id given the one before it along the last axis of the grid; None without neighbours.
         repetition: Share of ids equal to the one before; None without neighbours.
         counts: How often each used entry occurs, most frequent first.
+        coverage: Dead codes over time: pairs of (ids seen so far, share of entries seen so far), ids in powers of two. A curve
+            that still rises at its end says that ``dead_fraction`` is a matter of sample size.
+        mutual_information: Bits that an id shares with the id of the codebook before it in the same step, what residual
+            codebooks repeat; None for the first. Biased upwards by about used * used / (2 N ln 2) where pairs are few.
     """
 
     size: int
@@ -48,6 +52,8 @@ class CodebookHealth:
     conditional_entropy: float | None
     repetition: float | None
     counts: tuple[int, ...]
+    coverage: tuple[tuple[int, float], ...]
+    mutual_information: float | None = None
 
 
 @dataclass(frozen=True)
@@ -89,7 +95,8 @@ def token_health(tokens: Tokens) -> TokenHealth:
     before = torch.cat([grid[..., :-1, :].flatten(0, -2) for grid in rows])
     after = torch.cat([grid[..., 1:, :].flatten(0, -2) for grid in rows])
     books = tuple(
-        _codebook(size, ids[:, q], before[:, q], after[:, q]) for q, size in enumerate(tokens.spec.codebook_sizes)
+        _codebook(size, ids[:, q], before[:, q], after[:, q], ids[:, q - 1] if q else None)
+        for q, size in enumerate(tokens.spec.codebook_sizes)
     )
     return TokenHealth(
         items=len(tokens),
@@ -101,7 +108,7 @@ def token_health(tokens: Tokens) -> TokenHealth:
     )
 
 
-def _codebook(size: int, ids: Tensor, before: Tensor, after: Tensor) -> CodebookHealth:
+def _codebook(size: int, ids: Tensor, before: Tensor, after: Tensor, level_before: Tensor | None) -> CodebookHealth:
     counts = ids.unique(return_counts=True)[1]
     entropy, used = _entropy(counts), len(counts)
     neighbours = len(after) > 0
@@ -118,7 +125,17 @@ def _codebook(size: int, ids: Tensor, before: Tensor, after: Tensor) -> Codebook
         conditional_entropy=_conditional_entropy(before, after) if neighbours else None,
         repetition=float((before == after).double().mean()) if neighbours else None,
         counts=tuple(counts.sort(descending=True).values.tolist()),
+        coverage=_coverage(ids, size),
+        mutual_information=None if level_before is None else max(0.0, entropy - _conditional_entropy(level_before, ids)),
     )
+
+
+def _coverage(ids: Tensor, size: int) -> tuple[tuple[int, float], ...]:
+    """Share of entries seen after 1, 2, 4, ... and all ids."""
+    entries, inverse = ids.unique(return_inverse=True)
+    first = torch.full((len(entries),), len(ids)).scatter_reduce(0, inverse, torch.arange(len(ids)), "amin").sort().values
+    points = [2**k for k in range((len(ids) - 1).bit_length())] + [len(ids)]
+    return tuple((n, int(torch.searchsorted(first, n)) / size) for n in points)
 
 
 def _entropy(counts: Tensor) -> float:

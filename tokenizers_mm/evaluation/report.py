@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
+import re
+import secrets
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from rich import box
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 from torch import Tensor
 
 from tokenizers_mm.evaluation.health import TokenHealth
 from tokenizers_mm.evaluation.keep import Kept
-from tokenizers_mm.evaluation.metric import Metric
+from tokenizers_mm.evaluation.metric import Definition
 
-SCHEMA = 1
-MISSING = "–"
-IDS_PER_CODE = 10  # ids per entry from which use and perplexity are worth comparing
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -71,13 +72,14 @@ class ItemResult:
         size: Original size in samples along each dimension.
         seconds: Duration, None where there is no time.
         steps: Token steps.
-        bits: Ideal bits of the ids with equally likely codes.
-        file_bytes: Size of the item's own ``.mmt`` file.
+        bits: Ideal bits of the ids with equally likely codes; of a baseline, its bytes without the container's headers.
+        file_bytes: Size of the item's own ``.mmt`` file, or of the baseline's.
         encode_seconds: Wall-clock time.
         decode_seconds: Wall-clock time.
         metrics: Value by metric key, None where it is not defined.
         reasons: Why a metric is None.
         kept: Files of the original, the reconstruction and the tokens, if they were kept.
+        stability: Share of ids that stay, by key of ``evaluation.stability.STABILITY``, if it was measured.
     """
 
     name: str
@@ -92,6 +94,7 @@ class ItemResult:
     metrics: dict[str, float | None] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     kept: Kept | None = None
+    stability: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def extent(self) -> float:
@@ -101,17 +104,17 @@ class ItemResult:
 
 @dataclass(frozen=True)
 class CodecResult:
-    """One codec on all files.
+    """One codec, or baseline, on all files under one condition.
 
     Args:
-        codec: Name, folder or class.
+        codec: Name, folder or class; of a baseline, its title.
         config: The codec's ``__init__`` arguments.
-        spec: Its :class:`TokenSpec` as a mapping.
+        spec: Its :class:`TokenSpec` as a mapping; of a baseline, that of the signals (``codebook_sizes`` says nothing).
         parameters: Numbers in the network.
         device: Where it ran.
         rate_unit: ``"kbit/s"``, or ``"bit/sample"`` where there is no time.
-        nominal_rate: Of ids with equally likely codes.
-        file_rate: Of all tokens saved as one ``.mmt`` file, everything included.
+        nominal_rate: Of ids with equally likely codes; of a baseline, without the container's headers.
+        file_rate: Of all tokens saved as one ``.mmt`` file, everything included; of a baseline, of its files.
         token_rate: Ids per second (or per sample).
         encode: Seconds of computing per second of signal (per item where there is no time).
         decode: The same for decoding.
@@ -120,6 +123,8 @@ class CodecResult:
         items: Results by file.
         kind: ``"baseline"`` for a classical coder, which has no tokens.
         condition: What was done to the signals before; they are compared with what the codec was given.
+        fingerprint: SHA-256 over the codec's class, config and weights, or the baseline's definition.
+        stability: Summary by key of ``evaluation.stability.STABILITY``, if it was measured.
     """
 
     codec: str
@@ -138,11 +143,58 @@ class CodecResult:
     items: tuple[ItemResult, ...]
     kind: Literal["codec", "baseline"] = "codec"
     condition: str = "clean"
+    fingerprint: str = ""
+    stability: dict[str, Summary] = field(default_factory=dict)
 
     @property
     def errors(self) -> dict[str, str]:
         """Items that failed altogether, with their error."""
         return {item.name: item.error for item in self.items if item.error is not None}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an evaluation was asked for, beside codecs and data.
+
+    Args:
+        suite_digest: Of the suite's content: two results compare only if theirs agree.
+        conditions: Definition by name.
+        baselines: Definition by name.
+        models: Source by role, of those that were there.
+        limit: Most files, if limited.
+        batch_size: Items coded at once; times are shares of a batch.
+        unavailable: Baselines that could not run, with the reason.
+    """
+
+    suite_digest: str
+    conditions: dict[str, str]
+    baselines: dict[str, str] = field(default_factory=dict)
+    models: dict[str, str] = field(default_factory=dict)
+    limit: int | None = None
+    batch_size: int = 1
+    unavailable: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Which files.
+
+    Args:
+        name: Folder or file.
+        split: The manifest's split, if any.
+        files: How many.
+        fingerprint: SHA-256 over names and contents.
+        wanted: The fingerprint that the suite asks for; None where it takes any data.
+    """
+
+    name: str
+    split: str | None
+    files: int
+    fingerprint: str
+    wanted: str | None = None
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self, key)
 
 
 @dataclass(frozen=True)
@@ -155,123 +207,69 @@ class Report:
         data: Name, split, number of files and fingerprint.
         definitions: The metrics, by key.
         headline: Metric keys that the summary table shows.
-        codecs: One result per codec.
+        codecs: One result per condition and codec or baseline; conditions in turn, codecs before baselines.
         machine: Processor, cores, threads, operating system.
         versions: Of Python and the packages that matter.
         command: How it was made.
         date: UTC, ISO 8601.
+        settings: Conditions, baselines, models, limit.
         schema: Version of this layout.
         kept: Folder of the kept files, relative to the report's JSON file (to where the process ran if there is none).
+        digest: SHA-256 of everything else; :meth:`save` sets it.
     """
 
     suite: str
     modality: str
-    data: dict[str, Any]
-    definitions: dict[str, Metric]
+    data: Data
+    definitions: dict[str, Definition]
     headline: tuple[str, ...]
     codecs: tuple[CodecResult, ...]
     machine: dict[str, str | int]
     versions: dict[str, str]
     command: str
     date: str
+    settings: Settings
     schema: int = SCHEMA
     kept: str | None = None
+    digest: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
-        plain = {key: value for key, value in vars(self).items() if key not in ("definitions", "codecs")}
-        definitions = {key: metric.describe() for key, metric in self.definitions.items()}
-        return {**plain, "definitions": definitions, "codecs": [asdict(codec) for codec in self.codecs]}
+        return asdict(self)
 
     def to_json(self) -> str:
-        """The report as strict JSON (no NaN or infinity)."""
-        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=1)
+        """The report as strict JSON (no NaN or infinity), each list of numbers on one line."""
+        text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=1)
+        return re.sub(r"\[\n[\s\d.,eE+\-\[\]]*?\](?=,?\n)", lambda found: re.sub(r"\s+", " ", found[0]), text)
+
+    def content_digest(self) -> str:
+        """SHA-256 over everything but ``digest``."""
+        plain = json.dumps(replace(self, digest="").to_dict(), sort_keys=True, allow_nan=False)
+        return hashlib.sha256(plain.encode()).hexdigest()
 
     def save(self, path: str | Path) -> None:
-        """Write :meth:`to_json` to a file."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        """Write :meth:`to_json` with its digest to a file, whole or not at all."""
+        partial = Path(path).with_name(f".{secrets.token_hex(8)}.tmp")
+        try:
+            partial.write_text(replace(self, digest=self.content_digest()).to_json() + "\n", encoding="utf-8")
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
 
     def notes(self) -> list[str]:
         """What the numbers leave out, in words: items that failed, metrics that were not defined, too few ids."""
-        lines = []
-        for result in self.codecs:
-            lines += [f"{result.codec}: {name} failed: {error}" for name, error in result.errors.items()]
-            for key, summary in result.metrics.items():
-                total = summary.count + summary.failed
-                lines += [
-                    f"{result.codec}: {self.definitions[key].name} left out {count} of {total}: {reason}"
-                    for reason, count in summary.failures.items()
-                ]
-            books = result.health.codebooks if result.health else ()
-            if few := [book for book in books if book.count < IDS_PER_CODE * book.size]:
-                lines.append(
-                    f"{result.codec}: use and perplexity come from {few[0].count} ids for {few[0].size} entries: "
-                    "too few to tell rare entries from dead ones"
-                )
-        return lines
+        from tokenizers_mm.evaluation import tables
+
+        return tables.notes(self)
 
     def table(self) -> Table:
-        """One row per codec: cost, headline metrics, use of the codebooks, speed. Fits 80 columns."""
-        split = f" ({self.data['split']})" if self.data["split"] else ""
-        table = Table(
-            title=f"{self.suite}: {self.data['files']} files of {self.data['name']}{split}",
-            caption="mean ± 95 % confidence; ↑ higher is better, ↓ lower; * see notes\n" + self._where(),
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            show_edge=False,
-            show_lines=len(self.codecs) > 1,
-        )
-        table.add_column("codec", overflow="fold", min_width=10)
-        rate, timed = self.codecs[0].rate_unit, self.codecs[0].rate_unit == "kbit/s"
-        headers = (f"{rate}\nas file", *map(self._header, self.headline), "in use\nperpl.")
-        for header in (*headers, f"enc {'s/s' if timed else 's'}\ndec ↓"):
-            table.add_column(header, justify="right", no_wrap=True)
-        best = {key: self._best(key) for key in self.headline}
-        for i, result in enumerate(self.codecs):
-            health = result.health
-            table.add_row(
-                escape(result.codec) + (f"\n{len(result.errors)} failed *" if result.errors else ""),
-                f"{_number(result.nominal_rate, 2)}\n{_number(result.file_rate, 2)}",
-                *(self._cell(result, key, "\n", i == best[key]) for key in self.headline),
-                f"{health.mean('utilisation'):.1%}\n{health.mean('perplexity'):.0f}" if health else MISSING,
-                f"{_number(result.encode.mean, 3)}\n{_number(result.decode.mean, 3)}",
-            )
-        return table
+        """One row per codec and condition: cost, headline metrics, use of the codebooks, speed. Fits 80 columns."""
+        from tokenizers_mm.evaluation import tables
+
+        return tables.summary(self)
 
     def details(self) -> Table:
-        """One row per metric, one column per codec."""
-        table = Table(title="all metrics", caption="mean ± 95 % confidence; * see notes", box=box.SIMPLE_HEAD)
-        table.add_column("metric", no_wrap=True)
-        for result in self.codecs:
-            table.add_column(escape(result.codec), justify="right")
-        for key in self.definitions:
-            best = self._best(key)
-            cells = [self._cell(result, key, " ", i == best) for i, result in enumerate(self.codecs)]
-            table.add_row(self._header(key).replace("\n", " "), *cells)
-        return table
+        """One row per metric, one column per codec and condition."""
+        from tokenizers_mm.evaluation import tables
 
-    def _where(self) -> str:
-        return f"{self.machine['cpu']}, {self.machine['threads']} thread(s)"
-
-    def _header(self, key: str) -> str:
-        metric = self.definitions[key]
-        return f"{metric.name}\n{metric.unit + ' ' if metric.unit else ''}{metric.arrow}"
-
-    def _best(self, key: str) -> int | None:
-        """Index of the codec with the best mean, where several can be compared."""
-        means: Sequence[float | None] = [result.metrics[key].mean for result in self.codecs]
-        ranked = [(mean, i) for i, mean in enumerate(means) if mean is not None]
-        if len(ranked) < 2:
-            return None
-        return max(ranked)[1] if self.definitions[key].better == "higher" else min(ranked)[1]
-
-    def _cell(self, result: CodecResult, key: str, gap: str, best: bool) -> Text:
-        summary, digits = result.metrics[key], self.definitions[key].digits
-        text = _number(summary.mean, digits) + ("*" if summary.failures else "")
-        if summary.ci95 is not None:
-            text += f"{gap}±{summary.ci95:.{digits}f}"
-        return Text(text, style="bold" if best else "")
-
-
-def _number(value: float | None, digits: int) -> str:
-    return MISSING if value is None else f"{value:.{digits}f}"
+        return tables.details(self)

@@ -1,0 +1,324 @@
+"""The report as one HTML file that needs nothing else: table, rate-quality plot, token use, items to hear and look at.
+
+Everything inside comes from the report and the kept files; the page's own policy forbids the browser every request. Text from
+data reaches the page as escaped HTML, or as JSON that the script writes with ``textContent`` only.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from html import escape
+from importlib import resources
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from tokenizers_mm.evaluation.gallery import Gallery, worst_first
+from tokenizers_mm.evaluation.health import TokenHealth
+from tokenizers_mm.evaluation.report import MISSING, CodecResult, Report, Summary
+
+SCRIPTS = ("dom.js", "table.js", "charts.js", "player.js", "items.js", "main.js")
+COLOURS, GREYS = 8, 4  # that the style sheet has for codecs and for families of baselines
+CURVE_POINTS = 80  # of a rank-frequency curve
+
+
+def write_html(report: Report, path: str | Path, *, items_folder: str | Path | None, limit: int = 30) -> Path:
+    """Write the report as one self-contained page; the same report and files give the same bytes.
+
+    All items are listed with their numbers. Sound, pictures and token ribbons come with the worst ``limit`` of them (failed
+    ones, then by the first headline metric), as far as they fit in about 30 MB.
+
+    Args:
+        report: What :func:`tokenizers_mm.evaluation.run.evaluate` returned.
+        path: The file to write.
+        items_folder: Folder of the kept files (``evaluate(keep=...)``); None for a page without sound and pictures.
+        limit: How many items come with sound and pictures; 0 for none.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        ValueError: If ``limit`` is negative.
+        FileNotFoundError: If the folder of ``path``, or ``items_folder``, does not exist.
+    """
+    path, folder = Path(path), None if items_folder is None else Path(items_folder)
+    if limit < 0:
+        raise ValueError(f"limit must be 0 or more, got {limit}")
+    for name, wanted in (("path", path.absolute().parent), ("items_folder", folder)):
+        if wanted is not None and not wanted.is_dir():
+            raise FileNotFoundError(f"{name} must be in a folder that exists, got {str(wanted)!r}")
+    gallery = Gallery(report, folder, limit)
+    names = worst_first(report)
+    media = gallery.collect(names)
+    script, style = "\n".join(map(_page, SCRIPTS)), _page("page.css")
+    text = Template(_page("page.html")).substitute(
+        policy=escape(_policy(script, style)),
+        style=style,
+        script=script,
+        title=escape(f"{report.suite} on {report.data['name']}: {', '.join(r.codec for r in report.codecs[:3])}"),
+        eyebrow=escape(f"{report.modality} evaluation, suite {report.suite}"),
+        heading=escape(_heading(report)),
+        facts=_facts(report),
+        table=_table(report),
+        notes=_notes(report, gallery.missing),
+        data=_json_island("report", json.dumps(_payload(report, names, media), sort_keys=True)),
+        media="\n".join(_json_island(f"media-{i}", media[name]) for i, name in enumerate(names) if name in media),
+    )
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _page(name: str) -> str:
+    return resources.files("tokenizers_mm.evaluation").joinpath("page", name).read_text(encoding="utf-8")
+
+
+def _policy(script: str, style: str) -> str:
+    """Content security policy: this script and this style sheet by their hashes, media from inside the page, no network."""
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (script, style)]
+    return (
+        f"default-src 'none'; script-src 'sha256-{hashes[0]}'; style-src 'sha256-{hashes[1]}'; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def _json_island(name: str, text: str) -> str:
+    """JSON as an inert element: no character in it can end the element or start another."""
+    safe = text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+    return f'<script type="application/json" id="{name}">{safe}</script>'
+
+
+# -- header and notes ------------------------------------------------------------------------------
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _heading(report: Report) -> str:
+    kinds = {kind: len({r.codec for r in report.codecs if r.kind == kind}) for kind in ("codec", "baseline")}
+    compared = " and ".join(_count(number, kind) for kind, number in kinds.items() if number)
+    return f"{compared} on {_count(report.data['files'], 'file')} of {report.data['name']}"
+
+
+def _facts(report: Report) -> str:
+    machine = dict(report.machine)
+    cpu, cores, threads = (machine.pop(key, "?") for key in ("cpu", "cores", "threads"))
+    split = f", split {report.data['split']}" if report.data.get("split") else ""
+    fingerprint = str(report.data.get("fingerprint", ""))
+    rows = {
+        "Data": f"{escape(str(report.data['name']) + split)} "
+        f'<code title="SHA-256 of names and contents: {escape(fingerprint)}">{escape(fingerprint[:12])}</code>',
+        "Made": escape(report.date.replace("T", " ").replace("+00:00", " UTC")),
+        "Machine": escape(f"{cpu}, {cores} cores, {threads} thread(s); " + "; ".join(map(str, machine.values()))),
+        "Versions": escape(", ".join(f"{name} {number}" for name, number in report.versions.items())),
+        "Command": f"<code>{escape(report.command)}</code>",
+    }
+    return "\n".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows.items())
+
+
+def _notes(report: Report, missing: list[str]) -> str:
+    notes = report.notes() + [f"not shown: {line}" for line in missing]
+    if not notes:
+        return '<p class="quiet">Every item was coded and every metric was defined for every item.</p>'
+    lines = "".join(f"<li>{escape(note)}</li>" for note in notes)
+    listed = f"<ul>{lines}</ul>"
+    if len(notes) <= 4:
+        return listed
+    return f"<details><summary>{len(notes)} remarks: failures, undefined metrics, small samples</summary>{listed}</details>"
+
+
+# -- summary table ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of the summary table."""
+
+    label: str
+    unit: str
+    digits: int
+    value: Callable[[CodecResult], float | None]
+    better: str = ""
+    summary: Callable[[CodecResult], Summary] | None = None
+    definition: str = ""
+    extra: bool = False  # shown on demand
+
+
+def _columns(report: Report) -> list[_Column]:
+    unit, timed = report.codecs[0].rate_unit, report.codecs[0].rate_unit == "kbit/s"
+    per = "s/s" if timed else "s"
+    metrics = [
+        _Column(
+            m.name, m.unit, m.digits, lambda r, key=key: r.metrics[key].mean, m.better,
+            lambda r, key=key: r.metrics[key], m.definition, key not in report.headline,
+        )
+        for key, m in report.definitions.items()
+    ]  # fmt: skip
+    return [
+        _Column("rate", unit, 2, lambda r: r.file_rate, definition="As written to files, everything included."),
+        _Column("nominal", unit, 2, lambda r: r.nominal_rate, definition="Of the ids alone, equally likely."),
+        _Column("ids", "1/s" if timed else "", 1, lambda r: r.token_rate, definition="Token ids per second.", extra=True),
+        *metrics,
+        _Column("in use", "%", 1, _health("utilisation", 100), "higher", definition="Codebook entries that occur."),
+        _Column("perplexity", "", 0, _health("perplexity"), definition="2 to the entropy of the ids."),
+        _Column("encode", per, 3, lambda r: r.encode.mean, "lower", lambda r: r.encode, "Computing time.", extra=False),
+        _Column("decode", per, 3, lambda r: r.decode.mean, "lower", lambda r: r.decode, "Computing time.", extra=False),
+        _Column("parameters", "M", 2, lambda r: r.parameters / 1e6 if r.parameters else None, extra=True),
+    ]
+
+
+def _health(name: str, scale: float = 1.0) -> Callable[[CodecResult], float | None]:
+    return lambda result: result.health.mean(name) * scale if result.health else None
+
+
+def _table(report: Report) -> str:
+    columns, styles = _columns(report), _styles(report)
+    head = "".join(_head_cell(column) for column in columns)
+    rows = []
+    for i, result in enumerate(report.codecs):
+        peers = [r for r in report.codecs if r.condition == result.condition and r.kind == result.kind]
+        cells = "".join(_cell(column, result, peers if result.kind == "codec" else []) for column in columns)
+        notes = [f"baseline, {result.condition}" if result.condition != "clean" else "baseline"]
+        notes = notes if result.kind == "baseline" else [result.condition] if result.condition != "clean" else []
+        notes += [f"{len(result.errors)} failed"] if result.errors else []
+        about = f"<small>{escape(', '.join(notes))}</small>" if notes else ""
+        rows.append(
+            f'<tr class="{result.kind}" data-index="{i}" data-condition="{escape(result.condition)}">'
+            f'<th scope="row" data-value="{escape(result.codec)}"><i class="swatch {styles[i]}"></i>'
+            f"<span>{escape(result.codec)}{about}</span></th>{cells}</tr>"
+        )
+    first = '<th scope="col" aria-sort="none" data-better="lower"><button type="button">codec</button></th>'
+    return f"<thead><tr>{first}{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>"
+
+
+def _head_cell(column: _Column) -> str:
+    arrow = {"higher": "↑", "lower": "↓"}.get(column.better, "")
+    words = {"higher": "Higher is better.", "lower": "Lower is better."}.get(column.better, "")
+    tail = " ".join(part for part in (column.unit, arrow) if part)
+    title = " ".join(part for part in (column.definition, words) if part)
+    return (
+        f'<th scope="col" aria-sort="none" data-better="{column.better or "lower"}"{_extra(column)} title="{escape(title)}">'
+        f'<button type="button">{escape(column.label)}<small>{escape(tail) or "&nbsp;"}</small></button></th>'
+    )
+
+
+def _cell(column: _Column, result: CodecResult, peers: list[CodecResult]) -> str:
+    value = column.value(result)
+    if value is None:
+        text, number = MISSING, ""
+    else:
+        text, number = f"{value:.{column.digits}f}", f"{value:.8g}"
+    best = bool(column.better) and value is not None and len(peers) > 1 and text == _best_text(column, peers)
+    summary, title = column.summary(result) if column.summary else None, ""
+    if summary is not None:
+        if summary.failures:
+            text += '<sup title="left out, see the remarks">*</sup>'
+        if summary.ci95 is not None:
+            text += f"<small>±{summary.ci95:.{column.digits}f}</small>"
+        reasons = "".join(f"; {count} left out: {reason}" for reason, count in summary.failures.items())
+        title = f' title="{escape(f"mean of {summary.count}{reasons}")}"'
+    mark = ' class="best"' if best else ""
+    return f'<td data-value="{number}"{mark}{_extra(column)}{title}>{text}</td>'
+
+
+def _extra(column: _Column) -> str:
+    return " data-extra" if column.extra else ""
+
+
+def _best_text(column: _Column, peers: list[CodecResult]) -> str:
+    """The best value as it is shown: values that look equal are equally best."""
+    values = [value for value in map(column.value, peers) if value is not None]
+    return f"{max(values) if column.better == 'higher' else min(values):.{column.digits}f}"
+
+
+# -- data for the script ---------------------------------------------------------------------------
+
+
+def family(name: str) -> str:
+    """What a coder is called without its setting: ``Opus 6k`` and ``Opus 24k`` are one family."""
+    return re.sub(r"[\s@:_-]+\d+(\.\d+)?\s*k?(bit/s|bps)?$", "", name) or name
+
+
+def _styles(report: Report) -> list[str]:
+    """A class of the style sheet per result: codecs get colours, families of baselines shapes in grey."""
+    codecs = list(dict.fromkeys(r.codec for r in report.codecs if r.kind == "codec"))
+    families = list(dict.fromkeys(family(r.codec) for r in report.codecs if r.kind == "baseline"))
+    return [
+        f"c{codecs.index(r.codec) % COLOURS}" if r.kind == "codec" else f"b{families.index(family(r.codec)) % GREYS}"
+        for r in report.codecs
+    ]
+
+
+def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[str, Any]:
+    """What the script draws from; items in the order worst first."""
+    styles = _styles(report)
+    by_name = [{item.name: item for item in result.items} for result in report.codecs]
+    items = []
+    for i, name in enumerate(names):
+        found = [items_of.get(name) for items_of in by_name]
+        first = next((item for item in found if item is not None and item.error is None), None)
+        items.append(
+            {
+                "name": name,
+                "media": i if name in media else None,
+                "seconds": _short(first.seconds) if first else None,
+                "labels": next((dict(item.labels) for item in found if item is not None), {}),
+                "results": [
+                    item and {
+                        "error": item.error,
+                        "metrics": {key: _short(value) for key, value in item.metrics.items()},
+                        "reasons": item.reasons,
+                        "bytes": item.file_bytes,
+                    }
+                    for item in found
+                ],
+            }
+        )  # fmt: skip
+    return {
+        "unit": report.codecs[0].rate_unit,
+        "headline": report.headline,
+        "metrics": [{"key": key, **metric.describe()} for key, metric in report.definitions.items()],
+        "series": [_series(result, style) for result, style in zip(report.codecs, styles, strict=True)],
+        "items": items,
+        "shown": len(media),
+    }
+
+
+def _series(result: CodecResult, style: str) -> dict[str, Any]:
+    return {
+        "name": result.codec,
+        "kind": result.kind,
+        "condition": result.condition,
+        "family": family(result.codec) if result.kind == "baseline" else result.codec,
+        "style": style,
+        "rate": _short(result.file_rate),
+        "metrics": {key: [_short(s.mean), _short(s.ci95), s.count] for key, s in result.metrics.items()},
+        "health": result.health and _health_of(result.health, result),
+    }
+
+
+def _health_of(health: TokenHealth, result: CodecResult) -> dict[str, Any]:
+    """Token health with each codebook's counts as a curve of few points: share of the ids by rank."""
+    seconds = sum(item.seconds or 0 for item in result.items if item.error is None)
+    books = []
+    for book in health.codebooks:
+        plain = {key: _short(value) if isinstance(value, float) else value for key, value in asdict(book).items()}
+        plain.pop("counts")
+        plain["curve"] = [[rank, _short(book.counts[rank - 1] / book.count)] for rank in _ranks(book.used)]
+        books.append(plain)
+    return {"books": books, "steps": health.steps, "ideal": _short(health.ideal_bits / seconds / 1000) if seconds else None}
+
+
+def _ranks(last: int) -> list[int]:
+    """Ranks from 1 to ``last``, evenly spread on a logarithmic axis."""
+    spread = (round(last ** (i / (CURVE_POINTS - 1))) for i in range(CURVE_POINTS))
+    return sorted(set(spread)) if last else []
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None else float(f"{value:.6g}")
