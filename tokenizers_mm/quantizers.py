@@ -26,6 +26,8 @@ from vector_quantize_pytorch.vector_quantize_pytorch import (
 # It warns when k-means starts with fewer vectors than codes; the revival of dead codes makes up for that.
 logger.disable("vector_quantize_pytorch")
 
+from tokenizers_mm.nn.onednn import linear
+
 
 @dataclass
 class Quantized:
@@ -157,7 +159,7 @@ class VectorQuantizer(Quantizer):
         vq = cast(VectorQuantize, stage)
         codes = vq.codebook
         # |z|^2 is the same for all codes, so z.e - |e|^2 / 2 orders them; unit codes (cosine) make that z.e
-        ids = (z @ codes.T - codes.square().sum(dim=-1) / 2).argmax(dim=-1)
+        ids = linear(z, codes, codes.square().sum(dim=-1) / -2).argmax(dim=-1)
         return vq.get_codes_from_indices(ids), ids, z.new_zeros(())
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tokenizers_mm.codec import Codec, CodecOutput
 from tokenizers_mm.nn.conv import StreamState
 from tokenizers_mm.nn.convnext import ConvNeXtBackbone
+from tokenizers_mm.nn.onednn import Linear
 from tokenizers_mm.nn.seanet import SEANetEncoder
 from tokenizers_mm.nn.spectral import ISTFTHead, STFTFeatures
 from tokenizers_mm.quantizers import build_quantizer, usage
@@ -35,7 +36,7 @@ class STFTEncoder(nn.Module):
         self.backbone = ConvNeXtBackbone(
             self.features.channels, hidden, intermediate, layers, kernel_size=1, causal=causal
         )
-        self.out = nn.Linear(hidden, dim)
+        self.out = Linear(hidden, dim)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         return self.out(self.backbone(self.features(x, state), state=state))

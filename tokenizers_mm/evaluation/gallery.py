@@ -13,7 +13,7 @@ import numpy as np
 
 from tokenizers_mm import bitstream, registry
 from tokenizers_mm.evaluation.exhibit import Exhibit
-from tokenizers_mm.evaluation.report import CodecResult, ItemResult, Report
+from tokenizers_mm.evaluation.report import ItemResult, Report
 from tokenizers_mm.tokens import TokenSpec
 
 MEDIA_BYTES = 32e6  # of pictures and sound in one page: mail servers and phones refuse much more
@@ -127,7 +127,3 @@ class Gallery:
             raise ValueError("is outside of the folder of kept files")
         return path
 
-
-def labels(result: CodecResult) -> str:
-    """A codec's name with the condition it was measured under, if that is not the usual one."""
-    return result.codec if result.condition == "clean" else f"{result.codec}, {result.condition}"

@@ -20,7 +20,8 @@ from typing import Any
 
 from tokenizers_mm.evaluation.gallery import Gallery, worst_first
 from tokenizers_mm.evaluation.health import TokenHealth
-from tokenizers_mm.evaluation.report import MISSING, CodecResult, Report, Summary
+from tokenizers_mm.evaluation.report import CodecResult, Report, Summary
+from tokenizers_mm.evaluation.tables import MISSING
 
 SCRIPTS = ("dom.js", "table.js", "charts.js", "player.js", "items.js", "main.js")
 COLOURS, GREYS = 8, 4  # that the style sheet has for codecs and for families of baselines
@@ -149,6 +150,11 @@ class _Column:
     extra: bool = False  # shown on demand
 
 
+def _measured(report: Report) -> list[str]:
+    """Keys of the metrics that have a number anywhere; the remarks name the others."""
+    return [key for key in report.definitions if any(result.metrics[key].count for result in report.codecs)]
+
+
 def _columns(report: Report) -> list[_Column]:
     unit, timed = report.codecs[0].rate_unit, report.codecs[0].rate_unit == "kbit/s"
     per = "s/s" if timed else "s"
@@ -157,7 +163,7 @@ def _columns(report: Report) -> list[_Column]:
             m.name, m.unit, m.digits, lambda r, key=key: r.metrics[key].mean, m.better,
             lambda r, key=key: r.metrics[key], m.definition, key not in report.headline,
         )
-        for key, m in report.definitions.items()
+        for key, m in ((key, report.definitions[key]) for key in _measured(report))
     ]  # fmt: skip
     return [
         _Column("rate", unit, 2, lambda r: r.file_rate, definition="As written to files, everything included."),
@@ -267,7 +273,7 @@ def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[st
                 "name": name,
                 "media": i if name in media else None,
                 "seconds": _short(first.seconds) if first else None,
-                "labels": next((dict(item.labels) for item in found if item is not None), {}),
+                "labels": next((getattr(item, "about", {}) for item in found if item is not None), {}),
                 "results": [
                     item and {
                         "error": item.error,
@@ -281,8 +287,8 @@ def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[st
         )  # fmt: skip
     return {
         "unit": report.codecs[0].rate_unit,
-        "headline": report.headline,
-        "metrics": [{"key": key, **metric.describe()} for key, metric in report.definitions.items()],
+        "headline": [key for key in report.headline if key in _measured(report)],
+        "metrics": [{"key": key, **asdict(report.definitions[key])} for key in _measured(report)],
         "series": [_series(result, style) for result, style in zip(report.codecs, styles, strict=True)],
         "items": items,
         "shown": len(media),
@@ -299,6 +305,7 @@ def _series(result: CodecResult, style: str) -> dict[str, Any]:
         "rate": _short(result.file_rate),
         "metrics": {key: [_short(s.mean), _short(s.ci95), s.count] for key, s in result.metrics.items()},
         "health": result.health and _health_of(result.health, result),
+        "stability": {key: _short(summary.mean) for key, summary in result.stability.items()},
     }
 
 
@@ -308,7 +315,7 @@ def _health_of(health: TokenHealth, result: CodecResult) -> dict[str, Any]:
     books = []
     for book in health.codebooks:
         plain = {key: _short(value) if isinstance(value, float) else value for key, value in asdict(book).items()}
-        plain.pop("counts")
+        del plain["counts"], plain["coverage"]
         plain["curve"] = [[rank, _short(book.counts[rank - 1] / book.count)] for rank in _ranks(book.used)]
         books.append(plain)
     return {"books": books, "steps": health.steps, "ideal": _short(health.ideal_bits / seconds / 1000) if seconds else None}

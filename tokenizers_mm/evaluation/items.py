@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 MANIFEST = "manifest.csv"
@@ -19,11 +19,13 @@ class Items:
         root: The folder.
         names: Paths relative to it, with forward slashes, sorted.
         split: The manifest's split that they are, None where nothing was split.
+        about: What the manifest says of them: its columns, by name.
     """
 
     root: Path
     names: tuple[str, ...]
     split: str | None = None
+    about: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -67,8 +69,8 @@ def find_items(
         raise FileNotFoundError(f"data must be a folder, a manifest or a file, got {str(data)!r}, which does not exist")
     manifest = data / MANIFEST if data.is_dir() else data
     if manifest.is_file() and manifest.suffix == ".csv":
-        names, split = _listed(manifest, split)
-        return Items(manifest.parent, names[:limit], split)
+        about, split = _listed(manifest, split)
+        return Items(manifest.parent, tuple(sorted(about))[:limit], split, about)
     if data.is_file():
         return Items(data.parent, (data.name,))
     found = (p for p in data.rglob("*") if p.suffix.lower() in extensions and p.is_file())
@@ -78,8 +80,8 @@ def find_items(
     return Items(data, names[:limit])
 
 
-def _listed(manifest: Path, split: str | None) -> tuple[tuple[str, ...], str | None]:
-    """Sorted paths of one split of a manifest, and the split if it has any."""
+def _listed(manifest: Path, split: str | None) -> tuple[dict[str, dict[str, str]], str | None]:
+    """Rows of one split of a manifest by path, and the split if it has any."""
     try:
         with open(manifest, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
@@ -92,8 +94,8 @@ def _listed(manifest: Path, split: str | None) -> tuple[tuple[str, ...], str | N
         chosen, split = rows, None
     else:
         chosen = [row for row in rows if row["split"] == split]
-    names = tuple(sorted({Path(row["path"]).as_posix() for row in chosen if row["path"]}))
-    if not names:
+    about = {Path(row["path"]).as_posix(): {k: v for k, v in row.items() if k and v} for row in chosen if row["path"]}
+    if not about:
         splits = sorted({str(row.get("split")) for row in rows})
         raise ValueError(f"{manifest} lists no file of split {split!r}: its splits are {splits}")
-    return names, split
+    return about, split

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor
@@ -175,26 +175,15 @@ class Settings:
     unavailable: dict[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Data:
-    """Which files.
-
-    Args:
-        name: Folder or file.
-        split: The manifest's split, if any.
-        files: How many.
-        fingerprint: SHA-256 over names and contents.
-        wanted: The fingerprint that the suite asks for; None where it takes any data.
-    """
+class Data(TypedDict):
+    """Which files: the folder's or file's name, the manifest's split if any, how many, the SHA-256 over names and contents, and
+    the one that the suite wants (None where it takes any data)."""
 
     name: str
     split: str | None
     files: int
     fingerprint: str
-    wanted: str | None = None
-
-    def __getitem__(self, key: str) -> Any:
-        return getattr(self, key)
+    wanted: str | None
 
 
 @dataclass(frozen=True)
@@ -240,7 +229,7 @@ class Report:
     def to_json(self) -> str:
         """The report as strict JSON (no NaN or infinity), each list of numbers on one line."""
         text = json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False, indent=1)
-        return re.sub(r"\[\n[\s\d.,eE+\-\[\]]*?\](?=,?\n)", lambda found: re.sub(r"\s+", " ", found[0]), text)
+        return re.sub(r"\[\n[\s\d.,eE+\-\[\]]*\]", lambda found: re.sub(r"\s+", " ", found[0]), text)
 
     def content_digest(self) -> str:
         """SHA-256 over everything but ``digest``."""

@@ -1,129 +1,200 @@
-"""Run codecs over files: tokens, reconstructions, metrics, token health and speed, for any modality.
+"""Run codecs and baselines over files: tokens, reconstructions, metrics, token health and speed, for any modality.
 
-Each clip goes through alone, so that times are those of one clip and nothing depends on a batch. Metrics are computed on one
-thread, in this process or in others: their values do not depend on where.
+By default each clip goes through alone, so that times are those of one clip. Neither workers, nor batches, nor a break in between
+change a number (batches: but for the rounding of floating point).
 """
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-from tokenizers_mm import bitstream, registry
+import tokenizers_mm
+from tokenizers_mm import registry
 from tokenizers_mm.codec import Codec
-from tokenizers_mm.evaluation import environment
-from tokenizers_mm.evaluation.health import token_health
+from tokenizers_mm.evaluation import baseline, condition, environment
+from tokenizers_mm.evaluation.coders import BaselineCoder, CodecCoder, Coded, Coder
+from tokenizers_mm.evaluation.condition import Condition
 from tokenizers_mm.evaluation.items import Items, find_items
 from tokenizers_mm.evaluation.keep import Keeper
-from tokenizers_mm.evaluation.metric import Scores, select
-from tokenizers_mm.evaluation.report import CodecResult, ItemResult, Report, Summary
+from tokenizers_mm.evaluation.metric import Metric, select
+from tokenizers_mm.evaluation.models import Model, Source, find_models
+from tokenizers_mm.evaluation.report import SCHEMA, ItemResult, Report, Settings
+from tokenizers_mm.evaluation.scoring import Job, Scorer, scorer
+from tokenizers_mm.evaluation.store import Record, Store
 from tokenizers_mm.evaluation.suite import Suite, load_suite
-from tokenizers_mm.tokens import Tokens, TokenSpec
+from tokenizers_mm.evaluation.summarise import summarise
 
 # Clips are coded a few at a time and then measured: few, to bound memory; never both at once, as workers would disturb timing.
 CLIPS_PER_WORKER = 4
-T = TypeVar("T")
 
 
 def evaluate(
     codecs: Sequence[str | Path | Codec],
     *,
     data: str | Path | None = None,
-    split: str | None = "test",
+    split: str | None = None,
     output: str | Path | None = None,
     limit: int | None = None,
     metrics: Iterable[str] | None = None,
     suite: str | Path | None = None,
+    conditions: Iterable[str] | None = None,
+    baselines: Iterable[str] | None = None,
+    models: Mapping[str, Source] | None = None,
     workers: int = 0,
+    batch_size: int = 1,
     device: torch.device | str = "cpu",
     keep: str | Path | None = None,
+    resume: bool = True,
     progress: bool = True,
 ) -> Report:
-    """Measure codecs of one modality on the same files.
+    """Measure codecs of one modality, and baselines beside them, on the same files.
 
-    A file that cannot be read, coded or measured is listed with its error, and the others are still evaluated.
+    A file that cannot be read, coded or measured is listed with its error, and the others are still evaluated. With ``output``,
+    finished items are kept in the folder ``<output>.partial`` until the report is written, so that a run that was killed goes on
+    from there and gives the same numbers.
 
     Args:
         codecs: Card names, folders or codecs.
         data: Folder, manifest CSV (columns ``path`` and, optionally, ``split``) or file; by default the suite's own samples.
-        split: Rows of a manifest that count; None for all.
+        split: Rows of a manifest that count, ``"all"`` for all; by default the suite's.
         output: JSON file to write.
         limit: At most so many files.
         metrics: Metric keys; by default the suite's.
         suite: Name or path of a suite; by default the modality's.
+        conditions: Names of conditions; by default the suite's.
+        baselines: Names of baselines, none if empty; by default the suite's.
+        models: What metrics need, by role (see :mod:`tokenizers_mm.evaluation.models`).
         workers: Processes for metrics; 0 computes them in this one.
+        batch_size: Clips that are coded together.
         device: Where codecs that are loaded here run.
         keep: Folder for every item's original, reconstruction and tokens; their paths are in ``ItemResult.kept``.
+        resume: Whether to go on from what an earlier run left behind.
         progress: Whether to show a progress bar.
 
     Returns:
         The report; ``report.table()`` prints.
 
     Raises:
-        ValueError: If there is no codec, they are of several modalities, or a suite, metric or split is unknown.
+        ValueError: If there is no codec, they are of several modalities, or a suite, metric, condition, baseline, model or
+            split is unknown.
         FileNotFoundError: If the data or the folder of ``output`` does not exist.
     """
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise FileNotFoundError(f"output must be in a folder that exists, got {str(output)!r}")
     if workers < 0:
         raise ValueError(f"workers must be 0 or more, got {workers}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     named = _load(codecs, device)
-    modality = _one_modality(named)
+    plan = _plan(_one_modality(named), suite, data, split, limit, metrics, conditions, baselines, models)
+    coders, unavailable = _coders(named, plan)
+    work = None if output is None else Path(f"{output}.partial")
+    if work is not None and not resume:
+        shutil.rmtree(work, ignore_errors=True)
+    results = []
+    with scorer(plan.suite.modality, plan.metrics, plan.models, workers) as score, _bar(progress) as bar:
+        for where, change in plan.conditions.items():
+            for coder in coders:
+                task = bar.add_task(coder.name + ("" if len(plan.conditions) == 1 else f", {where}"), total=len(plan.items))
+                keeper = None if keep is None else Keeper(Path(keep), plan.files, coder.name, where)
+                store = Store(work, coder.name, where, _facts(plan, coder, change, keep))
+                job = _Run(coder, where, change, plan, score, store, keeper, batch_size)
+                results.append(summarise(coder, where, job.records(workers, partial(bar.advance, task)), plan.metrics))
+    report = Report(
+        suite=plan.suite.name,
+        modality=plan.suite.modality,
+        data={
+            "name": plan.items.root.resolve().name,
+            "split": plan.items.split,
+            "files": len(plan.items),
+            "fingerprint": plan.fingerprint,
+            "wanted": plan.suite.fingerprint,
+        },
+        definitions={key: metric.describe() for key, metric in plan.metrics.items()},
+        headline=tuple(key for key in plan.suite.headline if key in plan.metrics) or tuple(plan.metrics),
+        codecs=tuple(results),
+        machine=environment.machine(),
+        versions=environment.versions(package for metric in plan.metrics.values() for package in metric.needs),
+        command=environment.command(),
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings=Settings(
+            suite_digest=plan.suite.digest,
+            conditions={name: change.definition for name, change in plan.conditions.items()},
+            baselines={base.name: base.definition for base in plan.baselines.values()},
+            models={role: model.source for role, model in plan.models.items()},
+            limit=limit,
+            batch_size=batch_size,
+            unavailable=unavailable,
+        ),
+        kept=None if keep is None else os.path.relpath(keep, Path(output).parent if output else Path()),
+    )
+    if output is not None:
+        report.save(output)
+        shutil.rmtree(Path(f"{output}.partial"), ignore_errors=True)
+    return report
+
+
+# -- what to run -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """All that an evaluation was asked for, looked up and checked before any work."""
+
+    suite: Suite
+    items: Items
+    fingerprint: str
+    files: ModuleType
+    metrics: dict[str, Metric]
+    conditions: dict[str, Condition]
+    baselines: dict[str, baseline.Baseline]
+    models: dict[str, Model]
+
+
+def _plan(
+    modality: str,
+    suite: str | Path | None,
+    data: str | Path | None,
+    split: str | None,
+    limit: int | None,
+    metrics: Iterable[str] | None,
+    conditions: Iterable[str] | None,
+    baselines: Iterable[str] | None,
+    models: Mapping[str, Source] | None,
+) -> _Plan:
     plan = load_suite(suite or modality)
     if plan.modality != modality:
         raise ValueError(f"suite {plan.name!r} is for {plan.modality} codecs, got {modality} codecs")
     files, room = registry.wing(modality, "files"), registry.wing(modality, "metrics")
     chosen = select(room.METRICS, plan.metrics if metrics is None else metrics)
-    items = _items(plan, data, files, split, limit)
-    with _scorer(modality, tuple(chosen), workers) as score, _bar(progress) as bar:
-        results = []
-        for name, codec in named.items():
-            task = bar.add_task(name, total=len(items))
-            keeper = None if keep is None else Keeper(Path(keep), files, name, "clean")
-            coder = _Coder(codec, items, files, keeper)
-            done = _run(coder, score, max(1, workers) * CLIPS_PER_WORKER, partial(bar.advance, task))
-            results.append(_summarise(name, coder, tuple(done), tuple(chosen)))
-    headline = tuple(key for key in plan.headline if key in chosen) or tuple(chosen)
-    report = Report(
-        suite=plan.name,
-        modality=modality,
-        data={
-            "name": items.root.name,
-            "split": items.split,
-            "files": len(items),
-            "fingerprint": items.fingerprint(),
-        },
-        definitions=chosen,
-        headline=headline,
-        codecs=tuple(results),
-        machine=environment.machine(),
-        versions=environment.versions(package for metric in chosen.values() for package in metric.needs),
-        command=environment.command(),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
-        kept=None if keep is None else os.path.relpath(keep, Path(output).parent if output else Path()),
+    named = list(plan.conditions if conditions is None else conditions)
+    others = {} if set(named) <= {"clean"} else registry.wing(modality, "conditions").CONDITIONS
+    wanted = list(plan.baselines if baselines is None else baselines)
+    coders = registry.wing(modality, "baselines").BASELINES if wanted else {}
+    rows = plan.split if split is None else None if split == "all" else split
+    items = find_items(plan.data_folder if data is None else data, files.EXTENSIONS, split=rows, limit=limit)
+    return _Plan(
+        suite=plan,
+        items=items,
+        fingerprint=items.fingerprint(),
+        files=files,
+        metrics=chosen,
+        conditions=condition.choose(others, named) or {"clean": condition.CLEAN},
+        baselines=baseline.choose(coders, wanted),
+        models=find_models(getattr(room, "MODELS", {}), models),
     )
-    if output is not None:
-        report.save(output)
-    return report
-
-
-# -- what to run -----------------------------------------------------------------------------------
 
 
 def _load(codecs: Sequence[str | Path | Codec], device: torch.device | str) -> dict[str, Codec]:
@@ -141,156 +212,125 @@ def _load(codecs: Sequence[str | Path | Codec], device: torch.device | str) -> d
     return named
 
 
-def _one_modality(named: dict[str, Codec]) -> str:
+def _one_modality(named: Mapping[str, Codec]) -> str:
     modalities = {name: codec.spec.modality for name, codec in named.items()}
     if len(set(modalities.values())) > 1:
         raise ValueError(f"codecs must be of one modality, got {modalities}")
     return next(iter(modalities.values()))
 
 
-def _items(plan: Suite, data: str | Path | None, files: ModuleType, split: str | None, limit: int | None) -> Items:
-    if data is None:
-        return find_items(plan.data_folder, files.EXTENSIONS, split=plan.split, limit=limit)
-    return find_items(data, files.EXTENSIONS, split=split, limit=limit)
+def _coders(named: Mapping[str, Codec], plan: _Plan) -> tuple[list[Coder], dict[str, str]]:
+    """The codecs, then each baseline at each rate of theirs; and why a baseline cannot run."""
+    coders: list[Coder] = [CodecCoder(name, codec) for name, codec in named.items()]
+    specs = {(coder.spec.sample_rate, coder.spec.channels): coder.spec for coder in coders}
+    unavailable: dict[str, str] = {}
+    for base in plan.baselines.values():
+        for (rate, channels), spec in specs.items():
+            name = base.name if len(specs) == 1 else f"{base.name} ({rate:g} Hz, {channels} ch)"
+            if reason := base.unavailable(spec):
+                unavailable[name] = reason
+            else:
+                coders.append(BaselineCoder(name, base, spec))
+    return coders, unavailable
 
 
-# -- one clip --------------------------------------------------------------------------------------
+def _facts(plan: _Plan, coder: Coder, change: Condition, keep: str | Path | None) -> dict[str, object]:
+    """Everything that an item's record depends on."""
+    return {
+        "version": [tokenizers_mm.__version__, SCHEMA, torch.__version__],
+        "coder": [coder.fingerprint, coder.spec.to_dict(), coder.device],
+        "data": plan.fingerprint,
+        "condition": change.definition,
+        "metrics": {key: metric.definition for key, metric in plan.metrics.items()},
+        "models": {role: model.source for role, model in plan.models.items()},
+        "stability": plan.suite.stability,
+        "keep": None if keep is None else str(Path(keep).resolve()),
+    }
 
 
-@dataclass
-class _Coded:
-    """A clip that went through a codec."""
-
-    result: ItemResult
-    reference: Tensor = field(default_factory=lambda: torch.empty(0))
-    estimate: Tensor = field(default_factory=lambda: torch.empty(0))
+# -- one coder under one condition -----------------------------------------------------------------
 
 
-class _Coder:
-    """One codec over the files, timed; keeps the tokens."""
+@dataclass(frozen=True)
+class _Run:
+    coder: Coder
+    where: str
+    change: Condition
+    plan: _Plan
+    score: Scorer
+    store: Store
+    keeper: Keeper | None
+    batch_size: int
 
-    def __init__(self, codec: Codec, items: Items, files: ModuleType, keeper: Keeper | None = None) -> None:
-        self.codec, self.items, self.files, self.keeper = codec, items, files, keeper
-        self.tokens: list[Tokens] = []
-        self._warm = False
-
-    def __call__(self, name: str) -> _Coded:
-        """Encode and decode one file; whatever goes wrong becomes the item's error."""
-        try:
-            signal = self.files.read(self.items.path(name), self.codec.spec)
-            batch = signal[None].to(self.codec.device)
-            if not self._warm:  # first calls allocate and tune; they are not what a clip costs
-                self.codec.reconstruct(batch)
-                self._warm = True
-            tokens, encode_seconds = self._timed(lambda: self.codec.encode(batch))
-            estimate, decode_seconds = self._timed(lambda: self.codec.decode(tokens))
-        except Exception as error:  # one file's fault must not cost the run: it is listed
-            return _Coded(ItemResult(name, error=f"{type(error).__name__}: {error}"))
-        tokens = tokens.to("cpu")
-        self.tokens.append(tokens)
-        result = ItemResult(
-            name=name,
-            size=tuple(tokens.side["size"][0].tolist()),
-            seconds=signal.shape[-1] / self.codec.spec.sample_rate if self.codec.spec.sample_rate else None,
-            steps=int(tokens.lengths[0]),
-            bits=float(tokens.bits[0]),
-            file_bytes=len(bitstream.dumps(tokens)),
-            encode_seconds=encode_seconds,
-            decode_seconds=decode_seconds,
-            kept=self.keeper(name, tokens.spec, signal, estimate[0], tokens) if self.keeper else None,
-        )
-        return _Coded(result, signal, estimate[0].cpu())
-
-    def _timed(self, function: Callable[[], T]) -> tuple[T, float]:
-        cuda = self.codec.device.type == "cuda"
-        if cuda:
-            torch.cuda.synchronize(self.codec.device)
-        start = time.perf_counter()
-        value = function()
-        if cuda:
-            torch.cuda.synchronize(self.codec.device)
-        return value, time.perf_counter() - start
-
-
-def _run(coder: _Coder, score: Scorer, chunk: int, advance: Callable[[], object]) -> Iterator[ItemResult]:
-    """Results of all files in order, a chunk at a time."""
-    for start in range(0, len(coder.items), chunk):
-        coded = [coder(name) for name in coder.items.names[start : start + chunk]]
-        scores = score([c for c in coded if c.result.error is None], coder.codec.spec)
-        for c in coded:
-            if c.result.error is None:
-                found = next(scores)
-                c.result = replace(c.result, metrics=dict(found), reasons=found.reasons)
+    def records(self, workers: int, advance: Callable[[], object]) -> list[Record]:
+        """One record per file in order, those of an earlier run first."""
+        done = self.store.load()
+        left = [name for name in self.plan.items.names if name not in done]
+        for _ in range(len(self.plan.items) - len(left)):
             advance()
-            yield c.result
+        chunk = -(-max(1, workers) * CLIPS_PER_WORKER // self.batch_size) * self.batch_size
+        for start in range(0, len(left), chunk):
+            for record in self._chunk(left[start : start + chunk]):
+                self.store.append(record)
+                done[record.item.name] = record
+                advance()
+        return [done[name] for name in self.plan.items.names]
 
+    def _chunk(self, names: Sequence[str]) -> Iterator[Record]:
+        signals, failed = self._read(names)
+        coded: dict[str, Coded] = {}
+        readable = list(signals)
+        for start in range(0, len(readable), self.batch_size):
+            batch = readable[start : start + self.batch_size]
+            coded |= self._code({name: signals[name] for name in batch}, failed)
+        about, spec = self.plan.items.about, self.coder.spec
+        scores = self.score([Job(signals[n], c.estimate, spec, about.get(n, {})) for n, c in coded.items()])
+        measured = {name: found for name, found in zip(coded, scores, strict=True)}
+        for name in names:
+            if name in failed:
+                yield Record(ItemResult(name, error=failed[name]))
+                continue
+            found, one = measured[name], coded[name]
+            item = self._item(name, signals[name], one)
+            item = ItemResult(**{**vars(item), "metrics": dict(found), "reasons": found.reasons})
+            yield Record(item, one.tokens, found.features)
 
-# -- metrics, here or in other processes -----------------------------------------------------------
+    def _read(self, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Signals as the coder gets them, and errors of those that cannot be read."""
+        signals, failed, spec = {}, {}, self.coder.spec
+        for name in names:
+            try:
+                signals[name] = self.change.apply(self.plan.files.read(self.plan.items.path(name), spec), spec, name)
+            except Exception as error:  # one file's fault must not cost the run: it is listed
+                failed[name] = f"{type(error).__name__}: {error}"
+        return signals, failed
 
-Scorer = Callable[[Sequence[_Coded], TokenSpec], Iterator[Scores]]
+    def _code(self, signals: Mapping[str, Tensor], failed: dict[str, str]) -> dict[str, Coded]:
+        """Signals through the coder; where a batch fails, one by one, to find whose fault it is."""
+        stable = self.plan.suite.stability and self.where == "clean"
+        try:
+            return dict(zip(signals, self.coder.code(list(signals.values()), with_stability=stable), strict=True))
+        except Exception as error:
+            if len(signals) == 1:
+                failed[next(iter(signals))] = f"{type(error).__name__}: {error}"
+                return {}
+        return {name: coded for key in signals for name, coded in self._code({key: signals[key]}, failed).items()}
 
-
-@contextmanager
-def _scorer(modality: str, names: tuple[str, ...], workers: int) -> Iterator[Scorer]:
-    """A function that computes the metrics of coded clips, lazily and in order."""
-
-    def jobs(coded: Sequence[_Coded], spec: TokenSpec) -> Iterator[tuple]:
-        for c in coded:
-            yield modality, names, c.reference.numpy(), c.estimate.numpy(), spec
-
-    if workers == 0:
-        yield lambda coded, spec: map(_score, jobs(coded, spec))
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield lambda coded, spec: pool.map(_score, jobs(coded, spec))
-
-
-def _score(job: tuple[str, tuple[str, ...], np.ndarray, np.ndarray, TokenSpec]) -> Scores:
-    modality, names, reference, estimate, spec = job
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return registry.wing(modality, "metrics").compute(
-            torch.from_numpy(reference), torch.from_numpy(estimate), spec, names
+    def _item(self, name: str, signal: Tensor, coded: Coded) -> ItemResult:
+        spec, tokens = self.coder.spec, coded.tokens
+        kept = self.keeper(name, spec, signal, coded.estimate, tokens) if self.keeper else None
+        return ItemResult(
+            name=name,
+            size=tuple(tokens.side["size"][0].tolist()) if tokens is not None else tuple(signal.shape[-1:]),
+            seconds=signal.shape[-1] / spec.sample_rate if spec.sample_rate else None,
+            steps=int(tokens.lengths[0]) if tokens is not None else 0,
+            bits=coded.bits,
+            file_bytes=coded.file_bytes,
+            encode_seconds=coded.encode_seconds,
+            decode_seconds=coded.decode_seconds,
+            kept=kept,
+            stability=coded.stability,
         )
-    except Exception as error:
-        return Scores(dict.fromkeys(names), dict.fromkeys(names, f"{type(error).__name__}: {error}"))
-    finally:
-        torch.set_num_threads(threads)
-
-
-# -- results ---------------------------------------------------------------------------------------
-
-
-def _summarise(name: str, coder: _Coder, items: tuple[ItemResult, ...], metrics: tuple[str, ...]) -> CodecResult:
-    codec, good = coder.codec, [item for item in items if item.error is None]
-    health = token_health(Tokens.cat(coder.tokens)) if good else None
-    timed = codec.spec.sample_rate is not None
-    extent = sum(item.extent for item in good)
-    unit = 1000 if timed else 1
-
-    def rate(amount: float) -> float | None:
-        return amount / extent if good else None
-
-    return CodecResult(
-        codec=name,
-        config=codec.config,
-        spec=codec.spec.to_dict(),
-        parameters=sum(p.numel() for p in codec.parameters()),
-        device=str(codec.device),
-        rate_unit="kbit/s" if timed else "bit/sample",
-        nominal_rate=rate(sum(item.bits for item in good) / unit),
-        file_rate=rate(health.real_bytes * 8 / unit) if health else None,
-        token_rate=rate(sum(item.steps for item in good) * codec.spec.num_codebooks),
-        encode=Summary.of(item.encode_seconds / (item.seconds or 1) for item in good),
-        decode=Summary.of(item.decode_seconds / (item.seconds or 1) for item in good),
-        metrics={
-            key: Summary.of((i.metrics[key] for i in good), (i.reasons[key] for i in good if key in i.reasons))
-            for key in metrics
-        },
-        health=health,
-        items=items,
-    )
 
 
 def _bar(show: bool) -> Progress:

@@ -20,7 +20,7 @@ def notes(report: Report) -> list[str]:
     if len(rates) > 1:
         listed = " and ".join(f"{rate:g} Hz" for rate in rates)
         lines.append(f"codecs run at {listed}, each compared at its own rate: spectral distances do not compare across rates")
-    if report.data.wanted not in (None, report.data.fingerprint):
+    if report.data["wanted"] not in (None, report.data["fingerprint"]):
         lines.append(f"these are not the {report.suite} suite's files: the numbers do not compare with its other results")
     lines += _models(report)
     for result in report.codecs:
@@ -68,7 +68,7 @@ def summary(report: Report) -> Table:
     """One row per codec and condition; see :meth:`Report.table`."""
     data = report.data
     table = Table(
-        title=f"{report.suite}: {data.files} files of {data.name}" + (f" ({data.split})" if data.split else ""),
+        title=f"{report.suite}: {data['files']} files of {data['name']}" + (f" ({data['split']})" if data["split"] else ""),
         caption="mean ± 95 % confidence; ↑ higher is better, ↓ lower; * see notes\n"
         + f"{report.machine['cpu']}, {report.machine['threads']} thread(s)",
         box=box.SIMPLE_HEAD,

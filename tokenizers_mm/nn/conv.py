@@ -7,12 +7,15 @@ pushing a signal in pieces then equals one call over the whole, because the reme
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
+
+from tokenizers_mm.nn.onednn import PackedConv1d, usable
 
 StreamState = dict[nn.Module, Tensor | tuple[Tensor, ...]]
 """What each causal layer remembers between two pushes, keyed by the layer. An empty dict starts a stream."""
@@ -20,6 +23,8 @@ StreamState = dict[nn.Module, Tensor | tuple[Tensor, ...]]
 
 class PaddedConv1d(nn.Module):
     """Convolution whose output has ``ceil(N / stride)`` steps.
+
+    In evaluation without gradients on a CPU it folds and packs its weights once, and returns features channels last.
 
     Args:
         in_channels: Channels in.
@@ -56,28 +61,52 @@ class PaddedConv1d(nn.Module):
         self.span = (kernel_size - 1) * dilation + 1
         self.causal = causal
         self.pad_mode = "constant" if causal else pad_mode
+        self._packed: PackedConv1d | None = None
         if self.span < stride:
             raise ValueError(f"kernel_size {kernel_size} (dilation {dilation}) must reach stride {stride}")
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         context = self.span - self.stride
         if state is not None:
-            return self.conv(remember(self, x, context, state))
-        n = x.shape[-1]
-        extra = math.ceil(n / self.stride) * self.stride - n
-        right = 0 if self.causal else context // 2
-        return self.conv(pad1d(x, context - right, right + extra, self.pad_mode))
+            x = remember(self, x, context, state)
+        else:
+            n = x.shape[-1]
+            extra = math.ceil(n / self.stride) * self.stride - n
+            right = 0 if self.causal else context // 2
+            x = pad1d(x, context - right, right + extra, self.pad_mode)
+        if self.training or not usable(x):
+            return self.conv(x)
+        if self._packed is None or not self._packed.fits(self.conv):
+            self._packed = PackedConv1d(self.conv)
+        return self._packed(x)
+
+    def train(self, mode: bool = True) -> Self:
+        self._packed = None
+        return super().train(mode)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Self:  # moves and casts
+        self._packed = None
+        return super()._apply(fn, recurse)
 
 
 def pad1d(x: Tensor, left: int, right: int, mode: str) -> Tensor:
-    """Pad the last axis; reflection of a signal shorter than the padding first extends it with zeros, then cuts."""
+    """Pad the last axis; reflection of a signal shorter than the padding first extends it with zeros, then cuts.
+
+    Features that lie channels last in memory still do afterwards.
+    """
+    if left == right == 0:
+        return x
     if mode != "reflect":
-        return F.pad(x, (left, right))
+        return F.pad(x.mT, (0, 0, left, right)).mT if x.mT.is_contiguous() else F.pad(x, (left, right))
     short = max(left, right) - x.shape[-1] + 1
-    if short <= 0:
+    if short > 0:
+        padded = pad1d(F.pad(x, (0, short)), left, right, mode)
+        return padded[..., : padded.shape[-1] - short]
+    if not x.mT.is_contiguous():
         return F.pad(x, (left, right), mode="reflect")
-    padded = F.pad(F.pad(x, (0, short)), (left, right), mode="reflect")
-    return padded[..., : padded.shape[-1] - short]
+    steps = x.mT
+    before, after = steps[:, 1 : left + 1].flip(1), steps[:, steps.shape[1] - right - 1 : -1].flip(1)
+    return torch.cat([before, steps, after], dim=1).mT
 
 
 def remember(layer: nn.Module, x: Tensor, context: int, state: StreamState) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizers_mm.nn.conv import PaddedConv1d, StreamState
+from tokenizers_mm.nn.onednn import Linear
 from tokenizers_mm.nn.resnet1d import AttentionFront
 
 
@@ -50,8 +51,8 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         self.dwconv = PaddedConv1d(dim, dim, 7, groups=dim, causal=causal)
         self.norm = _norm(num_embeddings, dim)
-        self.pwconv1 = nn.Linear(dim, intermediate_dim)
-        self.pwconv2 = nn.Linear(intermediate_dim, dim)
+        self.pwconv1 = Linear(dim, intermediate_dim)
+        self.pwconv2 = Linear(intermediate_dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), layer_scale))
 
     def forward(self, x: Tensor, condition: Tensor | None = None, state: StreamState | None = None) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizers_mm.nn.conv import PaddedConv1d, StreamState
+from tokenizers_mm.nn.onednn import PointwiseConv1d
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -74,10 +75,10 @@ class AttentionBlock1d(nn.Module):
         self.causal = causal
         self.window = window
         self.norm = make_norm(dim, causal)
-        self.q = nn.Conv1d(dim, dim, 1)
-        self.k = nn.Conv1d(dim, dim, 1)
-        self.v = nn.Conv1d(dim, dim, 1)
-        self.proj_out = nn.Conv1d(dim, dim, 1)
+        self.q = PointwiseConv1d(dim, dim)
+        self.k = PointwiseConv1d(dim, dim)
+        self.v = PointwiseConv1d(dim, dim)
+        self.proj_out = PointwiseConv1d(dim, dim)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         y = self.norm(x)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizers_mm.nn.conv import StreamState, remember
+from tokenizers_mm.nn.onednn import Linear
 
 MAX_MAGNITUDE = 100.0
 
@@ -74,7 +75,7 @@ class ISTFTHead(nn.Module):
         if n_fft < hop_length or (n_fft - hop_length) % 2:
             raise ValueError(f"n_fft must exceed hop_length by an even number, got {n_fft} and {hop_length}")
         self.n_fft, self.hop_length = n_fft, hop_length
-        self.out = nn.Linear(dim, n_fft + 2)
+        self.out = Linear(dim, n_fft + 2)
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     @property

@@ -1,0 +1,166 @@
+"""Coders: what an evaluation runs, a codec or a classical baseline, timed, behind one method."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from tokenizers_mm import bitstream
+from tokenizers_mm.codec import Codec
+from tokenizers_mm.evaluation.baseline import Baseline
+from tokenizers_mm.evaluation.stability import stability
+from tokenizers_mm.tokens import Tokens, TokenSpec
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Coded:
+    """One signal that went through a coder.
+
+    Args:
+        estimate: Its reconstruction, shaped like the signal.
+        tokens: Its ids, a batch of one; None from a baseline.
+        bits: Nominal cost.
+        file_bytes: Real cost.
+        encode_seconds: Wall-clock time; of a batch, the share of this signal's length.
+        decode_seconds: The same for decoding.
+        stability: Share of ids that stay, if asked for.
+    """
+
+    estimate: Tensor
+    tokens: Tokens | None
+    bits: float
+    file_bytes: int
+    encode_seconds: float
+    decode_seconds: float
+    stability: dict[str, float | None] = field(default_factory=dict)
+
+
+class Coder(ABC):
+    """Something that turns signals into bytes and back.
+
+    Attributes:
+        name: In tables.
+        kind: What it is.
+        spec: Rate and channels of the signals that it takes.
+        config: What it was built with.
+        parameters: Numbers in its network.
+        device: Where it runs.
+        fingerprint: SHA-256 of everything that its output depends on, but for library versions.
+    """
+
+    name: str
+    kind: Literal["codec", "baseline"]
+    spec: TokenSpec
+    config: dict[str, Any]
+    parameters: int
+    device: str
+    fingerprint: str
+
+    @abstractmethod
+    def code(self, signals: Sequence[Tensor], *, with_stability: bool = False) -> list[Coded]:
+        """Encode and decode signals ``[C, ...]`` at the rate of ``spec``, together where that is possible."""
+
+
+class CodecCoder(Coder):
+    """A codec under evaluation."""
+
+    kind = "codec"
+
+    def __init__(self, name: str, codec: Codec) -> None:
+        self.name, self.codec, self.spec, self.config = name, codec, codec.spec, codec.config
+        self.parameters = sum(p.numel() for p in codec.parameters())
+        self.device = str(codec.device)
+        self.fingerprint = codec_fingerprint(codec)
+        self._warm = False
+
+    def code(self, signals: Sequence[Tensor], *, with_stability: bool = False) -> list[Coded]:
+        """Signals that differ at most in their last extent go through the network together."""
+        done: list[Coded] = []
+        for _, group in groupby(signals, key=lambda signal: signal.shape[:-1]):
+            done += self._code(list(group), with_stability)
+        return done
+
+    def _code(self, signals: list[Tensor], with_stability: bool) -> list[Coded]:
+        lengths = torch.tensor([signal.shape[-1] for signal in signals])
+        batch = torch.zeros(len(signals), *signals[0].shape[:-1], int(lengths.max()))
+        for row, signal in zip(batch, signals, strict=True):
+            row[..., : signal.shape[-1]] = signal
+        batch = batch.to(self.codec.device)
+        if not self._warm:  # first calls allocate and tune; they are not what a signal costs
+            self.codec.reconstruct(batch[:1], lengths[:1])
+            self._warm = True
+        tokens, encode_seconds = self._timed(lambda: self.codec.encode(batch, lengths))
+        estimates, decode_seconds = self._timed(lambda: self.codec.decode(tokens))
+        coded = []
+        for i, (signal, share) in enumerate(zip(signals, (lengths / lengths.sum()).tolist(), strict=True)):
+            item = tokens[i].to("cpu")
+            coded.append(
+                Coded(
+                    estimate=estimates[i, ..., : signal.shape[-1]].cpu(),
+                    tokens=item,
+                    bits=float(item.bits[0]),
+                    file_bytes=len(bitstream.dumps(item)),
+                    encode_seconds=encode_seconds * share,
+                    decode_seconds=decode_seconds * share,
+                    stability=stability(self.codec, signal[None], item) if with_stability else {},
+                )
+            )
+        return coded
+
+    def _timed(self, function: Callable[[], T]) -> tuple[T, float]:
+        cuda = self.codec.device.type == "cuda"
+        if cuda:
+            torch.cuda.synchronize(self.codec.device)
+        start = time.perf_counter()
+        value = function()
+        if cuda:
+            torch.cuda.synchronize(self.codec.device)
+        return value, time.perf_counter() - start
+
+
+class BaselineCoder(Coder):
+    """A classical coder, at the rate and channels of the codecs that it is compared with."""
+
+    kind = "baseline"
+
+    def __init__(self, name: str, baseline: Baseline, spec: TokenSpec) -> None:
+        self.name, self.baseline, self.spec = name, baseline, spec
+        self.config: dict[str, Any] = {}
+        self.parameters, self.device = 0, "cpu"
+        self.fingerprint = hashlib.sha256(f"{baseline.name}: {baseline.definition}".encode()).hexdigest()
+
+    def code(self, signals: Sequence[Tensor], *, with_stability: bool = False) -> list[Coded]:
+        return [self._code(signal) for signal in signals]
+
+    def _code(self, signal: Tensor) -> Coded:
+        start = time.perf_counter()
+        data = self.baseline.encode(signal, self.spec)
+        middle = time.perf_counter()
+        decoded = self.baseline.decode(data, self.spec)
+        end = time.perf_counter()
+        estimate = torch.zeros_like(signal)
+        n = min(signal.shape[-1], decoded.shape[-1])
+        estimate[..., :n] = decoded[..., :n]
+        payload = 8.0 * self.baseline.payload(data)
+        return Coded(estimate, None, payload, len(data), middle - start, end - middle)
+
+
+def codec_fingerprint(codec: Codec) -> str:
+    """SHA-256 over a codec's class, config and weights."""
+    total = hashlib.sha256(json.dumps([type(codec).__name__, codec.config], sort_keys=True, default=str).encode())
+    for name, tensor in sorted(codec.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous()
+        total.update(f"{name} {plain.dtype} {list(plain.shape)}".encode())
+        total.update(plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return total.hexdigest()

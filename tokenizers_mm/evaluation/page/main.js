@@ -1,0 +1,121 @@
+// Ties the controls to the table, the plot and the items.
+
+const page = island("report");
+page.series.forEach((s, index) => (s.index = index));
+const conditions = [...new Set(page.series.map((s) => s.condition))];
+const state = { condition: conditions[0], hidden: new Set(), labels: {}, shown: PAGE };
+const option = (value, text) => h("option", { value }, text);
+
+function readState() {
+  state.text = $("filter-text").value;
+  state.failedOnly = $("filter-failed").checked;
+  state.order = $("sort-order").value;
+  state.metric = page.metrics.find((m) => m.key === $("sort-metric").value) ?? page.metrics[0];
+  const here = page.series.filter((s) => s.condition === state.condition);
+  state.visible = here.filter((s) => !state.hidden.has(s.name));
+  const one = here.filter((s) => s.name === $("sort-codec").value);
+  const codecs = state.visible.filter((s) => s.kind === "codec");
+  state.ranked = one.length ? one : codecs.length ? codecs : state.visible;
+}
+
+function drawItems() {
+  readState();
+  const chosen = chooseItems(page.items, state);
+  const shown = chosen.slice(0, state.shown).map(({ item, index }) => {
+    if (!cards.has(index)) cards.set(index, itemCard(item, index, page));
+    return cards.get(index);
+  });
+  if (audio.current && !shown.some((card) => card.player === audio.current)) audio.current.pause();
+  $("item-list").replaceChildren(...shown.map((card) => card.element));
+  shown.forEach((card) => showPanels(card, state));
+  if (!shown.includes(current) && shown.length) setCurrent(shown[0]);
+  $("items-count").textContent = `${chosen.length} of ${page.items.length} items`;
+  $("more").hidden = chosen.length <= state.shown;
+  $("more").textContent = `Show ${Math.min(PAGE, chosen.length - state.shown)} more`;
+}
+
+function drawRate() {
+  const metric = page.metrics.find((m) => m.key === $("rate-metric").value);
+  $("rate-about").textContent = metric.definition;
+  ratePlot($("rate-plot"), page.series.filter((s) => s.condition === state.condition), metric, page.unit);
+}
+
+function drawCondition() {
+  state.condition = $("condition").value;
+  for (const row of $("summary").tBodies[0].rows) row.hidden = row.dataset.condition !== state.condition;
+  const healthy = page.series.filter((s) => s.health && s.condition === state.condition);
+  $("tokens").hidden = !healthy.length;
+  $("token-cards").replaceChildren(...healthy.map((s) => healthCard(s, healthy)));
+  drawRate();
+  drawItems();
+}
+
+function reset() {
+  state.shown = PAGE;
+  drawItems();
+}
+
+function fillControls() {
+  $("condition").append(...conditions.map((c) => option(c, c)));
+  $("condition-field").hidden = conditions.length < 2;
+  const names = [...new Map(page.series.map((s) => [s.name, s])).values()];
+  for (const id of ["rate-metric", "sort-metric"]) {
+    $(id).append(...page.metrics.map((m) => option(m.key, `${m.name} ${direction(m)}`)));
+    $(id).value = page.headline[0];
+  }
+  $("sort-codec").append(option("", "the worst codec"), ...names.map((s) => option(s.name, s.name)));
+  for (const s of names) $("series-filter").append(seriesToggle(s));
+  for (const key of [...new Set(page.items.flatMap((item) => Object.keys(item.labels)))]) {
+    const values = [...new Set(page.items.map((item) => item.labels[key]).filter(Boolean))].sort();
+    if (values.length < 2) continue;
+    const select = h("select", { "data-label": key, change: (e) => { state.labels[key] = e.target.value; reset(); } }, option("", "any"), values.map((v) => option(v, v)));
+    $("label-filters").append(h("label", {}, `${key[0].toUpperCase()}${key.slice(1)} `, select));
+  }
+  const listen = page.shown ? " Every version of an item runs in step: switching keeps the position. " : "";
+  const which = page.shown < page.items.length ? `Sound and pictures come with ${page.shown} of ${page.items.length} items, the worst. ` : "";
+  $("items-about").append(which + listen);
+  if (page.shown) {
+    const keys = [["0", "original"], ["1–9", "reconstructions"], ["x", "back and forth"], ["space", "play or pause"], ["j k", "next or previous item"]];
+    $("items-about").append(h("span", { class: "keys" }, keys.flatMap(([key, what]) => [h("kbd", {}, key), ` ${what}  `])));
+    $("filters").append(h("label", { class: "check" }, h("input", { type: "checkbox", id: "loop", change: (e) => setLoop(e.target.checked) }), " Loop"));
+  }
+}
+
+function seriesToggle(s) {
+  return h("button", { type: "button", "aria-pressed": "true", "data-name": s.name, click: (event) => {
+    const on = state.hidden.delete(s.name);
+    if (!on) state.hidden.add(s.name);
+    event.currentTarget.setAttribute("aria-pressed", on);
+    reset();
+  } }, swatch(s.style), s.name);
+}
+
+// -- theme: the system's until the reader says otherwise -------------------------------------------
+
+function toggleTheme() {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  try { localStorage.setItem("mmtok-theme", root.dataset.theme); } catch { /* a viewer without storage forgets */ }
+}
+
+function restoreTheme() {
+  try {
+    const saved = localStorage.getItem("mmtok-theme");
+    if (saved === "light" || saved === "dark") document.documentElement.dataset.theme = saved;
+  } catch { /* as above */ }
+}
+
+restoreTheme();
+sortable($("summary"));
+fillControls();
+drawCondition();
+$("theme").addEventListener("click", toggleTheme);
+$("condition").addEventListener("change", drawCondition);
+$("rate-metric").addEventListener("change", drawRate);
+$("all-columns").addEventListener("change", (event) => $("summary").classList.toggle("all", event.target.checked));
+$("filters").addEventListener("submit", (event) => event.preventDefault());
+for (const id of ["filter-text", "filter-failed", "sort-metric", "sort-codec", "sort-order"]) $(id).addEventListener("input", reset);
+$("more").addEventListener("click", () => { state.shown += PAGE; drawItems(); });
+document.addEventListener("keydown", onKey);
+new ResizeObserver(drawRate).observe($("rate-plot"));
