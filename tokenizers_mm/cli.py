@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,8 +16,10 @@ from rich.progress import track
 from rich.table import Table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from tokenizers_mm.cards import Card
-    from tokenizers_mm.transcode import Transcoded
+    from tokenizers_mm.transcode import Progress, Transcoded
 
 EXPECTED = (ValueError, TypeError, OSError)
 """What bad input raises: one red line instead of a traceback."""
@@ -178,7 +180,7 @@ def encode(
     model = registry.load(codec, device=device)
     extensions = registry.wing(model.spec.modality, "files").EXTENSIONS
     jobs = transcode.plan(inputs, extensions, transcode.SUFFIX, output)
-    _transcode(jobs, partial(transcode.encode_file, model, window=window, force=force))
+    _transcode(jobs, partial(transcode.encode_file, model, window=window, force=force, progress=_follow(jobs)))
 
 
 @app.command()
@@ -213,14 +215,16 @@ def decode(
     suffix = f".{file_format.lstrip('.').lower()}" if file_format else output.suffix if output and to_file else ""
     load = lru_cache(maxsize=1)(partial(registry.load, device=device))
 
+    jobs = transcode.plan(inputs, [transcode.SUFFIX], suffix or transcode.SUFFIX, output)
+
     def work(source: Path, target: Path) -> Transcoded:
         tokens = bitstream.load(source)
         model = load(codec or transcode.codec_name_for(tokens.spec))
         if not suffix:
             target = target.with_suffix(registry.wing(tokens.spec.modality, "files").EXTENSIONS[0])
-        return transcode.decode_file(model, tokens, source, target, window=window, force=force)
+        return transcode.decode_file(model, tokens, source, target, window=window, force=force, progress=_follow(jobs))
 
-    _transcode(transcode.plan(inputs, [transcode.SUFFIX], suffix or transcode.SUFFIX, output), work)
+    _transcode(jobs, work)
 
 
 # -- training and evaluation -------------------------------------------------------------------------------------------
@@ -242,7 +246,7 @@ def train(
 ) -> None:
     """Train a codec from a recipe; the run's folder gets checkpoints, logs, and a codec that [bold]load[/] reads.
 
-    Example: [cyan]mmtok train wavtokenizer-small --set data.root=~/speech[/]
+    Example: [cyan]mmtok train wavtokenizer-small --set data.init_args.train.path=~/speech[/]
 
     Example: [cyan]mmtok train --resume runs/my-run[/]
     """
@@ -360,6 +364,16 @@ def _complain(error: BaseException, about: object = None) -> None:
     err.print(
         f"[bold red]error:[/] {escape(text if about is None else f'{about}: {text}')}", highlight=False, soft_wrap=True
     )
+
+
+def _follow(jobs: Sequence[object]) -> Progress:
+    """A progress bar for the one long file of a call; several files share a bar that counts files."""
+
+    def follow(pieces: Iterable[Tensor], total: int) -> Iterable[Tensor]:
+        quiet = len(jobs) > 1 or not err.is_terminal
+        return track(pieces, total=total, console=err, transient=True, disable=quiet)
+
+    return follow
 
 
 def _transcode(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], Transcoded]) -> None:

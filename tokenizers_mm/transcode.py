@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.registry import matching, wing
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
 SUFFIX = ".mmt"
+Progress = Callable[[Iterable[Tensor], int], Iterable[Tensor]]
+"""Shows how far a long signal is: takes its pieces and how many there will be about, and passes the pieces on."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,15 @@ def plan(
     return pairs
 
 
-def encode_file(codec: Codec, source: Path, target: Path, *, window: float = 10.0, force: bool = False) -> Transcoded:
+def encode_file(
+    codec: Codec,
+    source: Path,
+    target: Path,
+    *,
+    window: float = 10.0,
+    force: bool = False,
+    progress: Progress = lambda pieces, _: pieces,
+) -> Transcoded:
     """Encode one file to a ``.mmt`` file.
 
     Args:
@@ -88,6 +101,7 @@ def encode_file(codec: Codec, source: Path, target: Path, *, window: float = 10.
         target: Where to write.
         window: Seconds held in memory at a time.
         force: Overwrite.
+        progress: Follows the pieces of a long signal.
 
     Raises:
         FileExistsError: If ``target`` exists and ``force`` is False.
@@ -98,14 +112,23 @@ def encode_file(codec: Codec, source: Path, target: Path, *, window: float = 10.
     if codec.spec.frame_rate is None:
         tokens = codec.encode(files.read(source, codec.spec)[None])
     else:
-        tokens = codec.encode_long(files.blocks(source, codec.spec, window), window_seconds=window)
+        pieces = files.blocks(source, codec.spec, window)
+        total = math.ceil(files.info(source).seconds / window)
+        tokens = codec.encode_long(progress(pieces, total), window_seconds=window)
     target.parent.mkdir(parents=True, exist_ok=True)
     tokens.save(target)
     return _facts(tokens, source, target, target.stat().st_size, start)
 
 
 def decode_file(
-    codec: Codec, tokens: Tokens, source: Path, target: Path, *, window: float = 10.0, force: bool = False
+    codec: Codec,
+    tokens: Tokens,
+    source: Path,
+    target: Path,
+    *,
+    window: float = 10.0,
+    force: bool = False,
+    progress: Progress = lambda pieces, _: pieces,
 ) -> Transcoded:
     """Decode the tokens of one ``.mmt`` file to a signal file per item.
 
@@ -116,6 +139,7 @@ def decode_file(
         target: Where to write; the extension gives the format. Several items become ``name-000``, ``name-001``, ...
         window: Seconds decoded at a time.
         force: Overwrite.
+        progress: Follows the pieces of a long signal.
 
     Raises:
         FileExistsError: If a file to write exists and ``force`` is False.
@@ -130,7 +154,11 @@ def decode_file(
         if codec.spec.frame_rate is None:
             files.write(path, codec.decode(item)[0], codec.spec)
         else:
-            files.write(path, (piece[0] for piece in codec.decode_long(item, window_seconds=window)), codec.spec)
+            pieces = progress(
+                codec.decode_long(item, window_seconds=window),
+                math.ceil(int(item.lengths[0]) / codec.spec.frame_rate / window),
+            )
+            files.write(path, (piece[0] for piece in pieces), codec.spec)
     return _facts(tokens, source, target, source.stat().st_size, start)
 
 

@@ -109,7 +109,7 @@ def test_every_shipped_suite_names_metrics_that_its_wing_has():
         ("{name: x, modality: audio, data: d, metrics: [], headline: [mel]}", "metrics"),
         (
             "{name: x, modality: audio, data: d, metrics: [mel], headline: [stoi]}",
-            r"headline: \['stoi'\] are not among",
+            r"headline: unknown \['stoi'\]: expected some of \['mel'\]",
         ),
     ],
 )

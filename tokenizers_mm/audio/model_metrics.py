@@ -103,7 +103,7 @@ def _similarity(pair: Pair, model: Model) -> float:
     embeddings = [torch.as_tensor(model(x, RATE)).double().flatten() for x in pair.mono(RATE)]
     if any(float(e.norm()) == 0 for e in embeddings):
         raise Unmeasurable("an embedding is zero")
-    return float(torch.cosine_similarity(*embeddings, dim=0))
+    return float(torch.cosine_similarity(embeddings[0], embeddings[1], dim=0))
 
 
 def _embeddings(pair: Pair, model: Model) -> tuple[Tensor, Tensor]:

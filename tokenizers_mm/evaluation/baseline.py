@@ -1,7 +1,7 @@
 """Baseline: a classical coder in the same table as the codecs, and how a wing declares it.
 
-A wing's ``baselines.py`` holds ``BASELINES: dict[str, Baseline]``. A baseline's rate is that of the bytes it really writes, and its
-reconstruction is decoded from those bytes and nothing else.
+A wing's ``baselines.py`` holds ``BASELINES: dict[str, Baseline]``. A baseline's rate is that of the bytes it really
+writes, and its reconstruction is decoded from those bytes and nothing else.
 """
 
 from __future__ import annotations

@@ -126,14 +126,18 @@ def _codebook(size: int, ids: Tensor, before: Tensor, after: Tensor, level_befor
         repetition=float((before == after).double().mean()) if neighbours else None,
         counts=tuple(counts.sort(descending=True).values.tolist()),
         coverage=_coverage(ids, size),
-        mutual_information=None if level_before is None else max(0.0, entropy - _conditional_entropy(level_before, ids)),
+        mutual_information=None
+        if level_before is None
+        else max(0.0, entropy - _conditional_entropy(level_before, ids)),
     )
 
 
 def _coverage(ids: Tensor, size: int) -> tuple[tuple[int, float], ...]:
     """Share of entries seen after 1, 2, 4, ... and all ids."""
     entries, inverse = ids.unique(return_inverse=True)
-    first = torch.full((len(entries),), len(ids)).scatter_reduce(0, inverse, torch.arange(len(ids)), "amin").sort().values
+    first = (
+        torch.full((len(entries),), len(ids)).scatter_reduce(0, inverse, torch.arange(len(ids)), "amin").sort().values
+    )
     points = [2**k for k in range((len(ids) - 1).bit_length())] + [len(ids)]
     return tuple((n, int(torch.searchsorted(first, n)) / size) for n in points)
 

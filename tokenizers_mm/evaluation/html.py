@@ -152,7 +152,8 @@ class _Column:
 
 def _measured(report: Report) -> list[str]:
     """Keys of the metrics that have a number anywhere; the remarks name the others."""
-    return [key for key in report.definitions if any(result.metrics[key].count for result in report.codecs)]
+    order = dict.fromkeys((*report.headline, *report.definitions))
+    return [key for key in order if any(result.metrics[key].count for result in report.codecs)]
 
 
 def _columns(report: Report) -> list[_Column]:
@@ -183,7 +184,7 @@ def _health(name: str, scale: float = 1.0) -> Callable[[CodecResult], float | No
 
 
 def _table(report: Report) -> str:
-    columns, styles = _columns(report), _styles(report)
+    columns, styles, titles = _columns(report), _styles(report), _titles(report)
     head = "".join(_head_cell(column) for column in columns)
     rows = []
     for i, result in enumerate(report.codecs):
@@ -195,8 +196,8 @@ def _table(report: Report) -> str:
         about = f"<small>{escape(', '.join(notes))}</small>" if notes else ""
         rows.append(
             f'<tr class="{result.kind}" data-index="{i}" data-condition="{escape(result.condition)}">'
-            f'<th scope="row" data-value="{escape(result.codec)}"><i class="swatch {styles[i]}"></i>'
-            f"<span>{escape(result.codec)}{about}</span></th>{cells}</tr>"
+            f'<th scope="row" data-value="{escape(titles[i])}" title="{escape(result.codec)}"><i class="swatch {styles[i]}"></i>'
+            f"<span>{escape(titles[i])}{about}</span></th>{cells}</tr>"
         )
     first = '<th scope="col" aria-sort="none" data-better="lower"><button type="button">codec</button></th>'
     return f"<thead><tr>{first}{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>"
@@ -250,6 +251,15 @@ def family(name: str) -> str:
     return re.sub(r"[\s@:_-]+\d+(\.\d+)?\s*k?(bit/s|bps)?$", "", name) or name
 
 
+def _titles(report: Report) -> list[str]:
+    """A short title per result: of a path its last two parts, if these still tell the codecs apart."""
+    names = {result.codec for result in report.codecs}
+    short = {name: "…/" + "/".join(name.split("/")[-2:]) if name.count("/") > 1 else name for name in names}
+    if len(set(short.values())) < len(names):
+        short = {name: name for name in names}
+    return [short[result.codec] for result in report.codecs]
+
+
 def _styles(report: Report) -> list[str]:
     """A class of the style sheet per result: codecs get colours, families of baselines shapes in grey."""
     codecs = list(dict.fromkeys(r.codec for r in report.codecs if r.kind == "codec"))
@@ -262,8 +272,8 @@ def _styles(report: Report) -> list[str]:
 
 def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[str, Any]:
     """What the script draws from; items in the order worst first."""
-    styles = _styles(report)
     by_name = [{item.name: item for item in result.items} for result in report.codecs]
+    labels, measured = _labels(report), _measured(report)
     items = []
     for i, name in enumerate(names):
         found = [items_of.get(name) for items_of in by_name]
@@ -273,7 +283,7 @@ def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[st
                 "name": name,
                 "media": i if name in media else None,
                 "seconds": _short(first.seconds) if first else None,
-                "labels": next((getattr(item, "about", {}) for item in found if item is not None), {}),
+                "labels": {key: value for key, value in report.about.get(name, {}).items() if key in labels},
                 "results": [
                     item and {
                         "error": item.error,
@@ -287,17 +297,31 @@ def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[st
         )  # fmt: skip
     return {
         "unit": report.codecs[0].rate_unit,
-        "headline": [key for key in report.headline if key in _measured(report)],
-        "metrics": [{"key": key, **asdict(report.definitions[key])} for key in _measured(report)],
-        "series": [_series(result, style) for result, style in zip(report.codecs, styles, strict=True)],
+        "headline": [key for key in report.headline if key in measured],
+        "metrics": [{"key": key, **asdict(report.definitions[key])} for key in measured],
+        "series": [_series(*of_one) for of_one in zip(report.codecs, _titles(report), _styles(report), strict=True)],
         "items": items,
         "shown": len(media),
     }
 
 
-def _series(result: CodecResult, style: str) -> dict[str, Any]:
+def _labels(report: Report) -> set[str]:
+    """Columns of the manifest that sort the items into a few kinds (label, language, ...): words, each for several items."""
+    values: dict[str, list[str]] = {}
+    for row in report.about.values():
+        for key, value in row.items():
+            values.setdefault(key, []).append(value)
+    kinds = {key: set(found) for key, found in values.items()}
     return {
-        "name": result.codec,
+        key
+        for key, found in values.items()
+        if 1 < len(kinds[key]) <= max(2, len(found) // 2) and not any(re.fullmatch(r"[\d.]+", kind) for kind in kinds[key])
+    }
+
+
+def _series(result: CodecResult, title: str, style: str) -> dict[str, Any]:
+    return {
+        "name": title,
         "kind": result.kind,
         "condition": result.condition,
         "family": family(result.codec) if result.kind == "baseline" else result.codec,

@@ -12,10 +12,11 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict  # pydantic cannot read Python 3.11's own
 
 from tokenizers_mm.evaluation.health import TokenHealth
 from tokenizers_mm.evaluation.keep import Kept
@@ -204,8 +205,11 @@ class Report:
         settings: Conditions, baselines, models, limit.
         schema: Version of this layout.
         kept: Folder of the kept files, relative to the report's JSON file (to where the process ran if there is none).
+        about: What the data's manifest says of the items: its columns, by item and name.
         digest: SHA-256 of everything else; :meth:`save` sets it.
     """
+
+    __pydantic_config__ = {"extra": "forbid", "strict": True, "allow_inf_nan": False}  # noqa: RUF012 - how schema.py reads it
 
     suite: str
     modality: str
@@ -220,6 +224,7 @@ class Report:
     settings: Settings
     schema: int = SCHEMA
     kept: str | None = None
+    about: dict[str, dict[str, str]] = field(default_factory=dict)
     digest: str = ""
 
     def to_dict(self) -> dict[str, Any]:

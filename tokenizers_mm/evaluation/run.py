@@ -9,31 +9,26 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
-import tokenizers_mm
-from tokenizers_mm import registry
 from tokenizers_mm.codec import Codec
-from tokenizers_mm.evaluation import baseline, condition, environment
-from tokenizers_mm.evaluation.coders import BaselineCoder, CodecCoder, Coded, Coder
+from tokenizers_mm.evaluation import environment
+from tokenizers_mm.evaluation.coders import Coded, Coder
 from tokenizers_mm.evaluation.condition import Condition
-from tokenizers_mm.evaluation.items import Items, find_items
 from tokenizers_mm.evaluation.keep import Keeper
-from tokenizers_mm.evaluation.metric import Metric, select
-from tokenizers_mm.evaluation.models import Model, Source, find_models
-from tokenizers_mm.evaluation.report import SCHEMA, ItemResult, Report, Settings
+from tokenizers_mm.evaluation.models import Source
+from tokenizers_mm.evaluation.plan import Plan, coders_of, facts_of, load_codecs, make_plan, one_modality
+from tokenizers_mm.evaluation.report import CodecResult, ItemResult, Report, Settings
 from tokenizers_mm.evaluation.scoring import Job, Scorer, scorer
 from tokenizers_mm.evaluation.store import Record, Store
-from tokenizers_mm.evaluation.suite import Suite, load_suite
 from tokenizers_mm.evaluation.summarise import summarise
 
 # Clips are coded a few at a time and then measured: few, to bound memory; never both at once, as workers would disturb timing.
@@ -97,9 +92,9 @@ def evaluate(
         raise ValueError(f"workers must be 0 or more, got {workers}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-    named = _load(codecs, device)
-    plan = _plan(_one_modality(named), suite, data, split, limit, metrics, conditions, baselines, models)
-    coders, unavailable = _coders(named, plan)
+    named = load_codecs(codecs, device)
+    plan = make_plan(one_modality(named), suite, data, split, limit, metrics, conditions, baselines, models)
+    coders, unavailable = coders_of(named, plan)
     work = None if output is None else Path(f"{output}.partial")
     if work is not None and not resume:
         shutil.rmtree(work, ignore_errors=True)
@@ -107,12 +102,30 @@ def evaluate(
     with scorer(plan.suite.modality, plan.metrics, plan.models, workers) as score, _bar(progress) as bar:
         for where, change in plan.conditions.items():
             for coder in coders:
-                task = bar.add_task(coder.name + ("" if len(plan.conditions) == 1 else f", {where}"), total=len(plan.items))
+                task = bar.add_task(
+                    coder.name + ("" if len(plan.conditions) == 1 else f", {where}"), total=len(plan.items)
+                )
                 keeper = None if keep is None else Keeper(Path(keep), plan.files, coder.name, where)
-                store = Store(work, coder.name, where, _facts(plan, coder, change, keep))
+                store = Store(work, coder.name, where, facts_of(plan, coder, change, keep))
                 job = _Run(coder, where, change, plan, score, store, keeper, batch_size)
                 results.append(summarise(coder, where, job.records(workers, partial(bar.advance, task)), plan.metrics))
-    report = Report(
+    report = _report(plan, results, unavailable, limit, batch_size, keep, output)
+    if output is not None:
+        report.save(output)
+        shutil.rmtree(Path(f"{output}.partial"), ignore_errors=True)
+    return report
+
+
+def _report(
+    plan: Plan,
+    results: Sequence[CodecResult],
+    unavailable: dict[str, str],
+    limit: int | None,
+    batch_size: int,
+    keep: str | Path | None,
+    output: str | Path | None,
+) -> Report:
+    return Report(
         suite=plan.suite.name,
         modality=plan.suite.modality,
         data={
@@ -139,113 +152,8 @@ def evaluate(
             unavailable=unavailable,
         ),
         kept=None if keep is None else os.path.relpath(keep, Path(output).parent if output else Path()),
+        about={name: dict(plan.items.about[name]) for name in plan.items.names if name in plan.items.about},
     )
-    if output is not None:
-        report.save(output)
-        shutil.rmtree(Path(f"{output}.partial"), ignore_errors=True)
-    return report
-
-
-# -- what to run -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """All that an evaluation was asked for, looked up and checked before any work."""
-
-    suite: Suite
-    items: Items
-    fingerprint: str
-    files: ModuleType
-    metrics: dict[str, Metric]
-    conditions: dict[str, Condition]
-    baselines: dict[str, baseline.Baseline]
-    models: dict[str, Model]
-
-
-def _plan(
-    modality: str,
-    suite: str | Path | None,
-    data: str | Path | None,
-    split: str | None,
-    limit: int | None,
-    metrics: Iterable[str] | None,
-    conditions: Iterable[str] | None,
-    baselines: Iterable[str] | None,
-    models: Mapping[str, Source] | None,
-) -> _Plan:
-    plan = load_suite(suite or modality)
-    if plan.modality != modality:
-        raise ValueError(f"suite {plan.name!r} is for {plan.modality} codecs, got {modality} codecs")
-    files, room = registry.wing(modality, "files"), registry.wing(modality, "metrics")
-    chosen = select(room.METRICS, plan.metrics if metrics is None else metrics)
-    named = list(plan.conditions if conditions is None else conditions)
-    others = {} if set(named) <= {"clean"} else registry.wing(modality, "conditions").CONDITIONS
-    wanted = list(plan.baselines if baselines is None else baselines)
-    coders = registry.wing(modality, "baselines").BASELINES if wanted else {}
-    rows = plan.split if split is None else None if split == "all" else split
-    items = find_items(plan.data_folder if data is None else data, files.EXTENSIONS, split=rows, limit=limit)
-    return _Plan(
-        suite=plan,
-        items=items,
-        fingerprint=items.fingerprint(),
-        files=files,
-        metrics=chosen,
-        conditions=condition.choose(others, named) or {"clean": condition.CLEAN},
-        baselines=baseline.choose(coders, wanted),
-        models=find_models(getattr(room, "MODELS", {}), models),
-    )
-
-
-def _load(codecs: Sequence[str | Path | Codec], device: torch.device | str) -> dict[str, Codec]:
-    """Codecs by a name each; all are loaded before the first is run, so that a typo costs nothing."""
-    if isinstance(codecs, (str, Path, Codec)):
-        codecs = [codecs]
-    if not codecs:
-        raise ValueError("codecs must name at least one codec, got none")
-    named: dict[str, Codec] = {}
-    for source in codecs:
-        codec = source if isinstance(source, Codec) else registry.load(source, device=device)
-        name = type(source).__name__ if isinstance(source, Codec) else os.fspath(source).rstrip("/")
-        count = sum(taken == name or taken.startswith(f"{name} #") for taken in named)
-        named[f"{name} #{count + 1}" if count else name] = codec
-    return named
-
-
-def _one_modality(named: Mapping[str, Codec]) -> str:
-    modalities = {name: codec.spec.modality for name, codec in named.items()}
-    if len(set(modalities.values())) > 1:
-        raise ValueError(f"codecs must be of one modality, got {modalities}")
-    return next(iter(modalities.values()))
-
-
-def _coders(named: Mapping[str, Codec], plan: _Plan) -> tuple[list[Coder], dict[str, str]]:
-    """The codecs, then each baseline at each rate of theirs; and why a baseline cannot run."""
-    coders: list[Coder] = [CodecCoder(name, codec) for name, codec in named.items()]
-    specs = {(coder.spec.sample_rate, coder.spec.channels): coder.spec for coder in coders}
-    unavailable: dict[str, str] = {}
-    for base in plan.baselines.values():
-        for (rate, channels), spec in specs.items():
-            name = base.name if len(specs) == 1 else f"{base.name} ({rate:g} Hz, {channels} ch)"
-            if reason := base.unavailable(spec):
-                unavailable[name] = reason
-            else:
-                coders.append(BaselineCoder(name, base, spec))
-    return coders, unavailable
-
-
-def _facts(plan: _Plan, coder: Coder, change: Condition, keep: str | Path | None) -> dict[str, object]:
-    """Everything that an item's record depends on."""
-    return {
-        "version": [tokenizers_mm.__version__, SCHEMA, torch.__version__],
-        "coder": [coder.fingerprint, coder.spec.to_dict(), coder.device],
-        "data": plan.fingerprint,
-        "condition": change.definition,
-        "metrics": {key: metric.definition for key, metric in plan.metrics.items()},
-        "models": {role: model.source for role, model in plan.models.items()},
-        "stability": plan.suite.stability,
-        "keep": None if keep is None else str(Path(keep).resolve()),
-    }
 
 
 # -- one coder under one condition -----------------------------------------------------------------
@@ -256,7 +164,7 @@ class _Run:
     coder: Coder
     where: str
     change: Condition
-    plan: _Plan
+    plan: Plan
     score: Scorer
     store: Store
     keeper: Keeper | None
@@ -285,15 +193,14 @@ class _Run:
             coded |= self._code({name: signals[name] for name in batch}, failed)
         about, spec = self.plan.items.about, self.coder.spec
         scores = self.score([Job(signals[n], c.estimate, spec, about.get(n, {})) for n, c in coded.items()])
-        measured = {name: found for name, found in zip(coded, scores, strict=True)}
+        measured = dict(zip(coded, scores, strict=True))
         for name in names:
             if name in failed:
                 yield Record(ItemResult(name, error=failed[name]))
                 continue
-            found, one = measured[name], coded[name]
-            item = self._item(name, signals[name], one)
-            item = ItemResult(**{**vars(item), "metrics": dict(found), "reasons": found.reasons})
-            yield Record(item, one.tokens, found.features)
+            found, item = measured[name], self._item(name, signals[name], coded[name])
+            item = replace(item, metrics=dict(found), reasons=found.reasons)
+            yield Record(item, coded[name].tokens, found.features)
 
     def _read(self, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Signals as the coder gets them, and errors of those that cannot be read."""

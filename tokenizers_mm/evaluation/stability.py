@@ -1,7 +1,7 @@
 """Stability of a codec's tokens: how many stay when what they stand for stays.
 
-What language models on tokens ask: does a reconstruction encode to the same tokens again (idempotence), and do a shift in time and an
-inaudible noise leave them alone? Every number is the share of equal ids, over all codebooks, from 0 to 1.
+What language models on tokens ask: does a reconstruction encode to the same tokens again (idempotence), and do a shift in time
+and an inaudible noise leave them alone? Every number is the share of equal ids, over all codebooks, from 0 to 1.
 """
 
 from __future__ import annotations

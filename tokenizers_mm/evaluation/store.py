@@ -1,7 +1,7 @@
 """Results so far, on disk: an evaluation that was killed goes on where it stopped, and gives the same numbers.
 
-One JSON-lines file per codec and condition, named after everything that its numbers depend on, so that a file is only ever read by
-the evaluation that would write the same. A line is one finished item; the half line of a killed process is cut off.
+One JSON-lines file per codec and condition, named after everything that its numbers depend on, so that a file is only ever read
+by the evaluation that would write the same. A line is one finished item; the half line of a killed process is cut off.
 """
 
 from __future__ import annotations

@@ -52,7 +52,9 @@ class Suite(BaseModel):
             ValueError: If it needs an environment variable that is not set.
         """
         if missing := [name for name in re.findall(r"\$\{(\w+)\}", self.data) if not os.environ.get(name)]:
-            raise ValueError(f"suite {self.name!r} finds its data through {', '.join(missing)}: set it, or give the data")
+            raise ValueError(
+                f"suite {self.name!r} finds its data through {', '.join(missing)}: set it, or give the data"
+            )
         return registry.data_path("eval") / os.path.expandvars(self.data)
 
     @property

@@ -1,4 +1,4 @@
-"""From items to a codec's result: sums, means and intervals. The leaderboard recomputes a result's numbers with the same functions."""
+"""From items to a codec's result: sums, means and intervals. The leaderboard recomputes results with the same functions."""
 
 from __future__ import annotations
 
@@ -67,7 +67,8 @@ def summarise_metrics(items: Sequence[ItemResult], keys: Collection[str]) -> dic
     """Summary by metric key of the items that did not fail."""
     good = [item for item in items if item.error is None]
     return {
-        key: Summary.of((i.metrics[key] for i in good), (i.reasons[key] for i in good if key in i.reasons)) for key in keys
+        key: Summary.of((i.metrics[key] for i in good), (i.reasons[key] for i in good if key in i.reasons))
+        for key in keys
     }
 
 

@@ -19,14 +19,17 @@ def notes(report: Report) -> list[str]:
     rates = sorted({result.spec["sample_rate"] for result in report.codecs if result.spec.get("sample_rate")})
     if len(rates) > 1:
         listed = " and ".join(f"{rate:g} Hz" for rate in rates)
-        lines.append(f"codecs run at {listed}, each compared at its own rate: spectral distances do not compare across rates")
+        lines.append(
+            f"codecs run at {listed}, each compared at its own rate: spectral distances do not compare across rates"
+        )
     if report.data["wanted"] not in (None, report.data["fingerprint"]):
-        lines.append(f"these are not the {report.suite} suite's files: the numbers do not compare with its other results")
-    lines += _models(report)
+        lines.append(
+            f"these are not the {report.suite} suite's files: the numbers do not compare with its other results"
+        )
+    lines += _models(report) + _left_out(report)
     for result in report.codecs:
         name = label(report, result, " ")
         lines += [f"{name}: {item} failed: {error}" for item, error in result.errors.items()]
-        lines += _left_out(report, result, name)
         books = result.health.codebooks if result.health else ()
         if few := [book for book in books if book.count < IDS_PER_CODE * book.size]:
             lines.append(
@@ -45,18 +48,19 @@ def _models(report: Report) -> list[str]:
     return [f"not measured, for want of a model ({roles}): {', '.join(d.name for d in lacking)}"]
 
 
-def _left_out(report: Report, result: CodecResult, name: str) -> list[str]:
-    lines = []
-    for key, summary in result.metrics.items():
-        definition = report.definitions[key]
+def _left_out(report: Report) -> list[str]:
+    """What metrics were not defined for; codecs that lack the same number for the same reason share a line."""
+    found: dict[str, list[str]] = {}
+    for key, definition in report.definitions.items():
         if definition.model and definition.model not in report.settings.models:
             continue
-        total = summary.count + summary.failed
-        lines += [
-            f"{name}: {definition.name} left out {count} of {total}: {reason}"
-            for reason, count in summary.failures.items()
-        ]
-    return lines
+        for result in report.codecs:
+            summary = result.metrics[key]
+            for reason, count in summary.failures.items():
+                line = f"{definition.name} left out {count} of {summary.count + summary.failed}: {reason}"
+                found.setdefault(line, []).append(label(report, result, " "))
+    every = len(report.codecs) if len(report.codecs) > 1 else 0
+    return [f"{'all' if len(names) == every else ', '.join(names)}: {line}" for line, names in found.items()]
 
 
 def label(report: Report, result: CodecResult, gap: str) -> str:
@@ -68,7 +72,8 @@ def summary(report: Report) -> Table:
     """One row per codec and condition; see :meth:`Report.table`."""
     data = report.data
     table = Table(
-        title=f"{report.suite}: {data['files']} files of {data['name']}" + (f" ({data['split']})" if data["split"] else ""),
+        title=f"{report.suite}: {data['files']} files of {data['name']}"
+        + (f" ({data['split']})" if data["split"] else ""),
         caption="mean ± 95 % confidence; ↑ higher is better, ↓ lower; * see notes\n"
         + f"{report.machine['cpu']}, {report.machine['threads']} thread(s)",
         box=box.SIMPLE_HEAD,

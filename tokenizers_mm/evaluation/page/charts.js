@@ -119,11 +119,11 @@ function healthCard(s, all) {
     ["in use", `${number(100 * mean("utilisation"), 1)} %`, books.length > 1 ? `${books.length} codebooks` : `of ${books[0].size}`],
     ["perplexity", number(mean("perplexity"), 0), `from ${books[0].count} ids`],
     ["entropy", `${number(used, 2)} bit`, `of ${number(bits, 2)}`],
-    ["given the id before", mean("conditional_entropy") == null ? DASH : `${number(mean("conditional_entropy"), 2)} bit`, ""],
-    ["repeats the id before", mean("repetition") == null ? DASH : `${number(100 * mean("repetition"), 1)} %`, ""],
+    ["predictability", mean("conditional_entropy") == null ? DASH : `${number(mean("conditional_entropy"), 2)} bit`, "given the id before"],
+    ["repetition", mean("repetition") == null ? DASH : `${number(100 * mean("repetition"), 1)} %`, "of ids, at once"],
     ["ideal coder", ideal == null ? DASH : `${number(ideal, 3)}`, ideal == null ? "" : "kbit/s"],
   ];
-  for (const [key, share] of Object.entries(s.stability)) facts.push([`ids kept: ${key.replaceAll("_", " ")}`, share == null ? DASH : `${number(100 * share, 1)} %`, ""]);
+  for (const [key, share] of Object.entries(s.stability)) facts.push([key.replaceAll("_", " "), share == null ? DASH : `${number(100 * share, 1)} %`, "of ids stay"]);
   const label = s.condition === "clean" ? s.name : `${s.name}, ${s.condition}`;
   return h("article", { class: "card" },
     h("h3", {}, swatch(s.style), label),
@@ -133,7 +133,7 @@ function healthCard(s, all) {
 }
 
 function curves(s, all) {
-  const width = 340, height = 190, frame = { left: 44, right: 334, top: 10, bottom: 160 };
+  const width = 340, height = 206, frame = { left: 48, right: 332, top: 12, bottom: 166 };
   const books = all.flatMap((other) => other.health.books);
   const most = Math.max(2, ...books.map((b) => b.size));
   const least = Math.min(...books.map((b) => Math.min(1 / b.size, 1 / b.count)));
@@ -143,12 +143,14 @@ function curves(s, all) {
   const percent = (v) => `${plain(100 * v)} %`;
   const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Share of the ids by rank of the entry, ${s.name}` },
     grid(frame, decades(1, most).map((v) => [x(v), plain(v)]), yTicks.map((v) => [y(v), percent(v)])),
-    svg("text", { x: frame.right, y: height - 2, "text-anchor": "end" }, "rank of the entry"));
+    svg("text", { x: frame.right, y: height - 4, "text-anchor": "end" }, "rank of the entry"));
   for (const size of new Set(s.health.books.map((b) => b.size)))
     chart.append(svg("path", { class: "ideal", d: `M${x(1)} ${y(1 / size)}H${x(size)}V${frame.bottom}` }));
   s.health.books.forEach((book, i, list) => {
     const line = book.curve.map(([rank, share]) => `${x(rank)},${y(share)}`).join(" ");
-    chart.append(svg("polyline", { class: `curve ${s.style}`, points: line, "stroke-opacity": 1 - (0.75 * i) / list.length }));
+    const [rank, share] = book.curve.at(-1), faded = 1 - (0.75 * i) / list.length;
+    chart.append(svg("polyline", { class: `curve ${s.style}`, points: line, "stroke-opacity": faded }),
+      svg("circle", { class: `end ${s.style}`, cx: x(rank), cy: y(share), r: 2.5, "fill-opacity": faded }));
   });
   return chart;
 }

@@ -21,8 +21,7 @@ function chooseItems(items, state) {
     .filter(({ item }) => item.name.toLowerCase().includes(wanted))
     .filter(({ item }) => Object.entries(state.labels).every(([key, value]) => value === "" || item.labels[key] === value))
     .filter((entry) => !state.failedOnly || entry.failed);
-  const rank = (e) => (e.value != null ? 1 : e.failed === (order < 0) ? 0 : 2); // failed ones first among the worst; undefined last
-  if (state.metric === "name") return chosen;
+  const rank = (e) => (e.failed ? (order < 0 ? 0 : 3) : e.value == null ? 2 : 1); // failed ones are the worst; undefined ones are neither
   return chosen.sort((a, b) => rank(a) - rank(b) || order * ((a.value ?? 0) - (b.value ?? 0)) || a.index - b.index);
 }
 
@@ -79,7 +78,7 @@ function panelOf(card, panel, i, page) {
   const { shown, result } = panel;
   const silent = !shown?.sound;
   const pick = h("button", { type: "button", class: "pick", "aria-pressed": "false", disabled: silent, "aria-label": silent ? null : `Play ${panel.name}`, click: () => card.player.toggle(i) },
-    swatch(panel.style), h("span", {}, panel.name), !silent && h("kbd", { "aria-hidden": "true" }));
+    swatch(panel.style), h("span", { title: panel.name }, panel.name), !silent && h("kbd", { "aria-hidden": "true" }));
   const element = h("section", { class: "version", "aria-label": panel.name }, pick);
   if (result?.error != null) element.append(h("p", { class: "error" }, result.error));
   if (shown?.image) element.append(picture(card, panel, i));
@@ -98,7 +97,7 @@ function picture(card, panel, i) {
   };
   panel.head = h("span", { class: "head" });
   return h("div", { class: shown.sound ? "picture" : "picture still", ...(shown.sound ? { click: seek } : {}) },
-    h("img", { src: shown.image, alt: `${shown.caption}: ${panel.name}`, title: shown.caption, loading: "lazy" }),
+    h("img", { src: shown.image, alt: `${shown.caption}: ${panel.name}`, title: shown.caption }),
     panel.head, shown.top && h("b", { "aria-hidden": "true" }, shown.top), shown.bottom && h("b", { "aria-hidden": "true" }, shown.bottom));
 }
 

@@ -71,7 +71,7 @@ function fillControls() {
     const select = h("select", { "data-label": key, change: (e) => { state.labels[key] = e.target.value; reset(); } }, option("", "any"), values.map((v) => option(v, v)));
     $("label-filters").append(h("label", {}, `${key[0].toUpperCase()}${key.slice(1)} `, select));
   }
-  const listen = page.shown ? " Every version of an item runs in step: switching keeps the position. " : "";
+  const listen = page.shown ? " Every version of an item runs in step: switching keeps the position. Below each picture its token ids, a row per codebook and a colour per id. " : "";
   const which = page.shown < page.items.length ? `Sound and pictures come with ${page.shown} of ${page.items.length} items, the worst. ` : "";
   $("items-about").append(which + listen);
   if (page.shown) {

@@ -21,6 +21,7 @@ class Player {
     audio.current = this;
     if (this.busy) return;
     this.busy = true;
+    this.notify();
     try {
       audio.context ??= new AudioContext();
       await audio.context.resume();
