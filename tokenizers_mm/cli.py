@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
@@ -270,16 +271,29 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", help="Only the first files.", min=1)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the report.")] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="The report as one page to listen to and look at; send it to anyone.")
+    ] = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option("--keep", help="Folder for originals, reconstructions and tokens.", show_default=False),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", "-w", help="Processes for metrics; 0: none extra.", min=0)] = 0,
     device: Device = "cpu",
     details: Annotated[bool, typer.Option("--details", help="Also print every metric.")] = False,
 ) -> None:
     """Measure reconstruction quality, bitrate, codebook use and speed; one row per codec.
 
-    Example: [cyan]mmtok eval wavtokenizer-speech-16k ./my_codec --data ~/speech/test -o report.json[/]
+    Example: [cyan]mmtok eval wavtokenizer-speech-16k ./my_codec --data ~/speech/test -o report.json --html report.html[/]
     """
+    from tokenizers_mm.evaluation.html import write_html
     from tokenizers_mm.evaluation.run import evaluate as run
 
+    if html is not None and not html.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--html must be in a folder that exists, got {str(html)!r}")
+    passing = Path(f"{html}.partial") if html is not None and keep is None else None
+    if passing is not None:
+        passing.mkdir(exist_ok=True)
     report = run(
         codecs,
         data=data,
@@ -289,7 +303,15 @@ def evaluate(
         metrics=metrics.split(",") if metrics else None,
         workers=workers,
         device=device,
+        keep=keep or passing,
     )
+    if html is not None:
+        write_html(report, html, items_folder=keep or passing)
+    if passing is not None:
+        shutil.rmtree(passing, ignore_errors=True)
+        report = report.without_files()
+        if output is not None:
+            report.save(output)
     out.print(report.table())
     if details:
         out.print(report.details())

@@ -159,7 +159,7 @@ class VectorQuantizer(Quantizer):
         vq = cast(VectorQuantize, stage)
         codes = vq.codebook
         # |z|^2 is the same for all codes, so z.e - |e|^2 / 2 orders them; unit codes (cosine) make that z.e
-        ids = linear(z, codes, codes.square().sum(dim=-1) / -2).argmax(dim=-1)
+        ids = linear(z, codes, torch.linalg.vector_norm(codes, dim=-1).square() / -2).argmax(dim=-1)
         return vq.get_codes_from_indices(ids), ids, z.new_zeros(())
 
 

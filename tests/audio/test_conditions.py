@@ -1,6 +1,7 @@
 """Conditions: the change that their definition states, the same in every run."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def test_noise_has_its_level_and_colour():
     assert 10 * math.log10(float(X.square().mean() / noise.square().mean())) == pytest.approx(15, abs=0.01)
     power = torch.fft.rfft(noise[0]).abs().square()
     octaves = [float(power[n : 2 * n].mean()) for n in (500, 1000, 2000, 4000)]
-    for low, high in zip(octaves, octaves[1:], strict=False):
+    for low, high in pairwise(octaves):
         assert 10 * math.log10(low / high) == pytest.approx(3, abs=1)
 
 

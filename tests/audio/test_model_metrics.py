@@ -80,7 +80,9 @@ def test_wer_needs_a_transcript_and_dwer_does_not():
 def test_speaker_similarity_is_a_cosine():
     models = {"embed": lambda signal, rate: torch.tensor([1.0, float(signal.std() < 0.05)])}
     assert compute(X, X, SPEC, ["speaker_similarity"], models=models)["speaker_similarity"] == pytest.approx(1)
-    assert compute(X, X / 10, SPEC, ["speaker_similarity"], models=models)["speaker_similarity"] == pytest.approx(0.5**0.5)
+    assert compute(X, X / 10, SPEC, ["speaker_similarity"], models=models)["speaker_similarity"] == pytest.approx(
+        0.5**0.5
+    )
 
 
 def test_dnsmos_maps_windows_to_the_scale():

@@ -14,7 +14,7 @@ EXTENSIONS = (".wav", ".flac")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def tree(tmp_path: Path) -> Path:
     (tmp_path / "deep").mkdir()
     for name in ("b.wav", "a.WAV", "deep/c.flac", "notes.txt"):
         (tmp_path / name).write_bytes(name.encode())
@@ -27,17 +27,17 @@ def manifest(folder: Path, *rows: str) -> Path:
     return path
 
 
-def test_a_folder_is_searched_with_its_subfolders(folder: Path):
-    items = find_items(folder, EXTENSIONS)
+def test_a_folder_is_searched_with_its_subfolders(tree: Path):
+    items = find_items(tree, EXTENSIONS)
     assert items.names == ("a.WAV", "b.wav", "deep/c.flac")
     assert items.split is None
-    assert find_items(folder, EXTENSIONS, limit=2).names == ("a.WAV", "b.wav")
-    assert find_items(folder / "b.wav", EXTENSIONS).names == ("b.wav",)
+    assert find_items(tree, EXTENSIONS, limit=2).names == ("a.WAV", "b.wav")
+    assert find_items(tree / "b.wav", EXTENSIONS).names == ("b.wav",)
 
 
-def test_a_manifest_gives_one_split(folder: Path):
-    path = manifest(folder, "path,split", "b.wav,train", "deep/c.flac,test", "a.WAV,test")
-    for data in (path, folder):
+def test_a_manifest_gives_one_split(tree: Path):
+    path = manifest(tree, "path,split", "b.wav,train", "deep/c.flac,test", "a.WAV,test")
+    for data in (path, tree):
         items = find_items(data, EXTENSIONS)
         assert (items.names, items.split) == (("a.WAV", "deep/c.flac"), "test")
     assert len(find_items(path, EXTENSIONS, split=None)) == 3
@@ -45,32 +45,32 @@ def test_a_manifest_gives_one_split(folder: Path):
         find_items(path, EXTENSIONS, split="valid")
 
 
-def test_a_manifest_without_splits_counts_whole(folder: Path):
-    assert len(find_items(manifest(folder, "path", "b.wav", "a.WAV"), EXTENSIONS)) == 2
+def test_a_manifest_without_splits_counts_whole(tree: Path):
+    assert len(find_items(manifest(tree, "path", "b.wav", "a.WAV"), EXTENSIONS)) == 2
     with pytest.raises(ValueError, match=r"column 'path', got \['file'\]"):
-        find_items(manifest(folder, "file", "b.wav"), EXTENSIONS)
+        find_items(manifest(tree, "file", "b.wav"), EXTENSIONS)
 
 
-def test_nothing_to_evaluate_is_refused(folder: Path):
+def test_nothing_to_evaluate_is_refused(tree: Path):
     with pytest.raises(ValueError, match=r"no files that end in \.png"):
-        find_items(folder, (".png",))
+        find_items(tree, (".png",))
     with pytest.raises(FileNotFoundError, match="does not exist"):
-        find_items(folder / "gone", EXTENSIONS)
+        find_items(tree / "gone", EXTENSIONS)
 
 
-def test_the_fingerprint_changes_with_names_and_contents_only(folder: Path):
-    first = find_items(folder, EXTENSIONS).fingerprint()
-    (folder / "notes.txt").write_text("other")
-    (folder / "b.wav").touch()
-    assert find_items(folder, EXTENSIONS).fingerprint() == first
-    (folder / "b.wav").rename(folder / "d.wav")
-    renamed = find_items(folder, EXTENSIONS).fingerprint()
-    (folder / "d.wav").write_bytes(b"other")
-    assert len({first, renamed, find_items(folder, EXTENSIONS).fingerprint()}) == 3
+def test_the_fingerprint_changes_with_names_and_contents_only(tree: Path):
+    first = find_items(tree, EXTENSIONS).fingerprint()
+    (tree / "notes.txt").write_text("other")
+    (tree / "b.wav").touch()
+    assert find_items(tree, EXTENSIONS).fingerprint() == first
+    (tree / "b.wav").rename(tree / "d.wav")
+    renamed = find_items(tree, EXTENSIONS).fingerprint()
+    (tree / "d.wav").write_bytes(b"other")
+    assert len({first, renamed, find_items(tree, EXTENSIONS).fingerprint()}) == 3
 
 
-def test_a_listed_file_that_is_missing_is_an_item_all_the_same(folder: Path):
-    items = find_items(manifest(folder, "path", "gone.wav", "b.wav"), EXTENSIONS)
+def test_a_listed_file_that_is_missing_is_an_item_all_the_same(tree: Path):
+    items = find_items(manifest(tree, "path", "gone.wav", "b.wav"), EXTENSIONS)
     assert items.names == ("b.wav", "gone.wav")
     assert len(items.fingerprint()) == 64
 

@@ -5,73 +5,31 @@ import json
 import math
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
-import soundfile
 import torch
 from rich.console import Console
-from torch import Tensor
+from toy_codecs import RATE, Coarse, Faulty
 
 from tokenizers_mm import bitstream, registry
 from tokenizers_mm.audio import WavTokenizer, files
 from tokenizers_mm.audio.metrics import METRICS, compute
-from tokenizers_mm.codec import Codec, CodecOutput
 from tokenizers_mm.evaluation import run
 from tokenizers_mm.evaluation.metric import Metric, Unmeasurable, measure
-from tokenizers_mm.evaluation.run import evaluate
-from tokenizers_mm.tokens import Tokens, TokenSpec
+from tokenizers_mm.evaluation.run import evaluate as evaluate_all
 
-RATE = 16000
 QUICK = ["si_sdr", "mel", "stoi"]
 
 
-class Coarse(Codec):
-    """A toy codec of any modality: the mean of each hop of samples, in 256 levels."""
-
-    def __init__(self, modality: str = "audio", hop: int = 40, sample_rate: float | None = RATE) -> None:
-        super().__init__()
-        self.spec = TokenSpec(modality, (256,), axes=("time",), hop=(hop,), sample_rate=sample_rate)
-        self.scale = torch.nn.Parameter(torch.tensor(100.0))
-
-    def _encode(self, x: Tensor, lengths: Tensor) -> Tokens:
-        hop = self.spec.hop[0]
-        x = torch.nn.functional.pad(x, (0, -x.shape[-1] % hop))
-        levels = (x[:, 0].unfold(1, hop, hop).mean(-1) * self.scale).round() + 128
-        return Tokens(levels.clamp(0, 255).long()[..., None], self.spec)
-
-    def _decode(self, tokens: Tokens) -> Tensor:
-        return ((tokens.ids[..., 0].float() - 128) / self.scale).repeat_interleave(self.spec.hop[0], 1)[:, None]
-
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> CodecOutput:
-        raise NotImplementedError
-
-
-class Faulty(Coarse):
-    """Answers with NaN, and refuses loud signals."""
-
-    def _encode(self, x: Tensor, lengths: Tensor) -> Tokens:
-        if x.abs().max() > 0.35:
-            raise RuntimeError("too loud for me")
-        return super()._encode(x, lengths)
-
-    def _decode(self, tokens: Tokens) -> Tensor:
-        return super()._decode(tokens) * float("nan")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    t = torch.arange(RATE) / RATE
-    data = tmp_path / "clips"
-    (data / "sub").mkdir(parents=True)
-    for i, name in enumerate(("a.wav", "b.flac", "sub/c.wav")):
-        x = (0.2 + 0.1 * i) * torch.sin(2 * math.pi * 200 * (i + 1) * t) * torch.sin(2 * math.pi * 3 * t).abs()
-        soundfile.write(data / name, x[: RATE - 1000 * i].numpy(), RATE)
-    return data
+def evaluate(codecs: list, **options: Any) -> run.Report:
+    """Only the codecs, quietly."""
+    return evaluate_all(codecs, **{"baselines": (), "progress": False, **options})
 
 
 def test_numbers_are_those_of_the_parts(folder: Path, tmp_path: Path):
     codec = Coarse()
-    report = evaluate([codec], data=folder, metrics=QUICK, output=tmp_path / "report.json", progress=False)
+    report = evaluate([codec], data=folder, metrics=QUICK, output=tmp_path / "report.json")
     (result,) = report.codecs
     assert [item.name for item in result.items] == ["a.wav", "b.flac", "sub/c.wav"]
     for item in result.items:
@@ -100,15 +58,17 @@ def test_numbers_are_those_of_the_parts(folder: Path, tmp_path: Path):
 
 
 def test_workers_do_not_change_a_number(folder: Path):
-    here = evaluate([Coarse()], data=folder, metrics=["mel", "estoi"], progress=False)
-    there = evaluate([Coarse()], data=folder, metrics=["mel", "estoi"], workers=1, progress=False)
+    models = {"utmos": lambda signal, rate: float(signal.std())}  # no process could take it along
+    options = {"data": folder, "metrics": ["mel", "utmos", "estoi"], "models": models}
+    here, there = (evaluate([Coarse()], workers=workers, **options) for workers in (0, 1))
+    assert here.codecs[0].metrics["utmos"].count == 3
     assert [i.metrics for i in here.codecs[0].items] == [i.metrics for i in there.codecs[0].items]
 
 
 def test_a_broken_file_is_listed_and_the_rest_is_evaluated(folder: Path):
     (folder / "broken.wav").write_bytes(b"RIFF no more")
     (folder / "empty.flac").write_bytes(b"")
-    report = evaluate([Coarse()], data=folder, metrics=QUICK, progress=False)
+    report = evaluate([Coarse()], data=folder, metrics=QUICK)
     (result,) = report.codecs
     assert set(result.errors) == {"broken.wav", "empty.flac"}
     assert result.metrics["mel"].count == 3
@@ -119,7 +79,7 @@ def test_a_broken_file_is_listed_and_the_rest_is_evaluated(folder: Path):
 
 
 def test_a_faulty_codec_is_named_and_never_averaged(folder: Path):
-    report = evaluate([Faulty(), Coarse()], data=folder, metrics=QUICK, progress=False)
+    report = evaluate([Faulty(), Coarse()], data=folder, metrics=QUICK)
     faulty, coarse = report.codecs
     assert faulty.errors == {"sub/c.wav": "RuntimeError: too loud for me"}
     assert faulty.metrics["mel"].mean is None
@@ -130,7 +90,7 @@ def test_a_faulty_codec_is_named_and_never_averaged(folder: Path):
 
 def test_nothing_readable_still_gives_a_report(tmp_path: Path):
     (tmp_path / "x.wav").write_bytes(b"no sound")
-    report = evaluate([Coarse()], data=tmp_path, metrics=QUICK, progress=False)
+    report = evaluate([Coarse()], data=tmp_path, metrics=QUICK)
     (result,) = report.codecs
     assert result.health is None
     assert result.nominal_rate is None
@@ -176,7 +136,7 @@ def test_any_modality_with_the_two_rooms_is_evaluated(monkeypatch: pytest.Monkey
     monkeypatch.setattr(registry, "wing", lambda modality, room: rooms[room] if modality == "radar" else None)
     suite = tmp_path / "radar.yaml"
     suite.write_text("{name: radar, modality: radar, data: none, metrics: [error], headline: [error]}")
-    report = evaluate([Coarse("radar", hop=1, sample_rate=None)], data=tmp_path, suite=suite, progress=False)
+    report = evaluate([Coarse("radar", hop=1, sample_rate=None)], data=tmp_path, suite=suite)
     (result,) = report.codecs
     assert result.rate_unit == "bit/sample"
     assert result.nominal_rate == 8
@@ -194,7 +154,7 @@ def show(report: run.Report, width: int = 200) -> str:
 
 def test_tables_say_direction_unit_interval_and_fit_a_terminal(folder: Path):
     (folder / "broken.wav").write_bytes(b"RIFF no more")
-    report = evaluate([Coarse(), Coarse(hop=20)], data=folder, progress=False)
+    report = evaluate([Coarse(), Coarse(hop=20)], data=folder)
     assert list(report.definitions) == list(report.codecs[0].metrics)
     assert set(report.definitions) >= {key for key, metric in METRICS.items() if not metric.model}
     text = show(report)
@@ -214,7 +174,7 @@ def test_a_trained_architecture_goes_through(folder: Path):
     quantizer = {"kind": "vq", "codebook_size": 64}
     sizes = {"n_filters": 4, "encoder_dim": 32, "dim": 32, "intermediate_dim": 64, "layers": 2}
     codec = WavTokenizer(sample_rate=RATE, strides=(2, 4, 5, 8), quantizer=quantizer, **sizes)
-    report = evaluate([codec], data=folder, limit=1, metrics=QUICK, progress=False)
+    report = evaluate([codec], data=folder, limit=1, metrics=QUICK)
     (result,) = report.codecs
     assert result.metrics["mel"].count == 1
     assert result.config["layers"] == 2
@@ -237,4 +197,4 @@ def test_a_trained_architecture_goes_through(folder: Path):
 )
 def test_wrong_arguments_are_refused_before_any_work(folder: Path, arguments: dict, error: type, message: str):
     with pytest.raises(error, match=message):
-        evaluate(**{"codecs": [Coarse()], "data": folder, "progress": False, **arguments})
+        evaluate(**{"codecs": [Coarse()], "data": folder, **arguments})

@@ -83,4 +83,6 @@ def test_what_is_not_defined_is_none():
 def test_the_same_answer_every_time():
     codec = Rounding()
     assert stability(codec, signal()) == stability(codec, signal())
-    assert stability(codec, signal())["noise"] == pytest.approx(stability(codec, signal(), codec.encode(signal()))["noise"])
+    assert stability(codec, signal())["noise"] == pytest.approx(
+        stability(codec, signal(), codec.encode(signal()))["noise"]
+    )

@@ -74,8 +74,8 @@ def word_errors(reference: str, hypothesis: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    plain = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(c if c.isalnum() or c in "'’" or unicodedata.category(c)[0] == "M" else " " for c in plain).split()
+    plain = unicodedata.normalize("NFKC", text).casefold().replace("’", "'")
+    return "".join(c if c.isalnum() or c == "'" or unicodedata.category(c)[0] == "M" else " " for c in plain).split()
 
 
 def _edits(wanted: Sequence[str], got: Sequence[str]) -> int:

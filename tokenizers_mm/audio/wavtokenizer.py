@@ -130,9 +130,9 @@ class WavTokenizer(Codec):
             steps = -(-lengths // self.hop_length)
             mask = torch.arange(z.shape[1], device=z.device) < steps.to(z.device)[:, None]
         quantized = self.quantizer(z, mask)
-        condition = torch.zeros(len(x), dtype=torch.long, device=x.device)
+        condition = None
         if self.training and self.num_embeddings:
-            condition += torch.randint(self.num_embeddings, (), device=x.device)
+            condition = torch.randint(self.num_embeddings, (), device=x.device).expand(len(x))
         wave = self._synthesise(quantized.features, condition)[..., : x.shape[-1]]
         stats = usage(quantized.ids, self.spec.codebook_sizes)
         return CodecOutput(wave, quantized.ids, quantized.loss, stats)
@@ -144,18 +144,15 @@ class WavTokenizer(Codec):
         return Tokens(ids, self.spec, shapes=-(-lengths // self.hop_length)[:, None])
 
     def _decode(self, tokens: Tokens) -> Tensor:
-        return self._synthesise(self.quantizer.decode(tokens.ids), self._condition(len(tokens)))
+        return self._synthesise(self.quantizer.decode(tokens.ids))
 
     def _features(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """What is quantized, ``[B, L, encoder_dim]``."""
         z = self.encoder(x, state)
         return rearrange(z, "b d l -> b l d") if isinstance(self.encoder, SEANetEncoder) else z
 
-    def _synthesise(self, features: Tensor, condition: Tensor) -> Tensor:
+    def _synthesise(self, features: Tensor, condition: Tensor | None = None) -> Tensor:
         return self.head(self.backbone(rearrange(features, "b l d -> b d l"), condition))
-
-    def _condition(self, batch: int) -> Tensor:
-        return torch.zeros(batch, dtype=torch.long, device=self.device)
 
     # -- streaming ---------------------------------------------------------------------------------------------------------
 
@@ -174,7 +171,7 @@ class WavTokenizer(Codec):
     def _decode_step(self, ids: Tensor, state: StreamState, *, last: bool) -> Tensor:
         features = rearrange(self.quantizer.decode(ids), "b l d -> b d l")
         if ids.shape[1]:
-            hidden = self.backbone(features, self._condition(len(ids)), state)
+            hidden = self.backbone(features, state=state)
         else:
             hidden = features.new_zeros(len(ids), 0, self.head.out.in_features)
         return self.head.step(hidden, state, last=last)

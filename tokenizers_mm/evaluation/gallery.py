@@ -13,6 +13,7 @@ import numpy as np
 
 from tokenizers_mm import bitstream, registry
 from tokenizers_mm.evaluation.exhibit import Exhibit
+from tokenizers_mm.evaluation.html_table import measured
 from tokenizers_mm.evaluation.report import ItemResult, Report
 from tokenizers_mm.tokens import TokenSpec
 
@@ -21,13 +22,13 @@ Render = Callable[..., Exhibit]
 
 
 def worst_first(report: Report) -> list[str]:
-    """Names of all items: those that failed for any codec, then by the first headline metric's mean over the codecs.
+    """Names of all items: those that failed for any codec, then by the mean over the codecs of the first metric in the table.
 
     Where there are codecs, baselines do not count; items for which the metric is not defined come last.
     """
     results = [r for r in report.codecs if r.kind == "codec"] or list(report.codecs)
-    key = report.headline[0]
-    sign = 1 if report.definitions[key].better == "higher" else -1
+    key = next((key for key in measured(report) if not report.definitions[key].of_set), "")
+    sign = 1 if key and report.definitions[key].better == "higher" else -1
     values: dict[str, list[float]] = {}
     failed = set()
     for item in (item for result in results for item in result.items):
@@ -70,11 +71,13 @@ class Gallery:
         found: dict[str, str] = {}
         size = 0
         for name in names:
+            if len(found) == self.limit:
+                break
             media = self._item([items.get(name) for items in by_name], render)
             text = json.dumps(media, sort_keys=True)
             if not media["versions"]:
                 continue
-            if len(found) == self.limit or size + len(text) > MEDIA_BYTES:
+            if size + len(text) > MEDIA_BYTES:
                 break
             found[name], size = text, size + len(text)
         return found
@@ -126,4 +129,3 @@ class Gallery:
         if not path.is_relative_to(folder):
             raise ValueError("is outside of the folder of kept files")
         return path
-

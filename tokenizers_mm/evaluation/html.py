@@ -10,8 +10,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -20,11 +19,10 @@ from typing import Any
 
 from tokenizers_mm.evaluation.gallery import Gallery, worst_first
 from tokenizers_mm.evaluation.health import TokenHealth
-from tokenizers_mm.evaluation.report import CodecResult, Report, Summary
-from tokenizers_mm.evaluation.tables import MISSING
+from tokenizers_mm.evaluation.html_table import family, measured, styles, summary_table, titles
+from tokenizers_mm.evaluation.report import CodecResult, Report
 
 SCRIPTS = ("dom.js", "table.js", "charts.js", "player.js", "items.js", "main.js")
-COLOURS, GREYS = 8, 4  # that the style sheet has for codecs and for families of baselines
 CURVE_POINTS = 80  # of a rank-frequency curve
 
 
@@ -32,7 +30,7 @@ def write_html(report: Report, path: str | Path, *, items_folder: str | Path | N
     """Write the report as one self-contained page; the same report and files give the same bytes.
 
     All items are listed with their numbers. Sound, pictures and token ribbons come with the worst ``limit`` of them (failed
-    ones, then by the first headline metric), as far as they fit in about 30 MB.
+    ones, then by the table's first metric), as far as they fit in about 30 MB.
 
     Args:
         report: What :func:`tokenizers_mm.evaluation.run.evaluate` returned.
@@ -65,12 +63,12 @@ def write_html(report: Report, path: str | Path, *, items_folder: str | Path | N
         eyebrow=escape(f"{report.modality} evaluation, suite {report.suite}"),
         heading=escape(_heading(report)),
         facts=_facts(report),
-        table=_table(report),
+        table=summary_table(report),
         notes=_notes(report, gallery.missing),
         data=_json_island("report", json.dumps(_payload(report, names, media), sort_keys=True)),
         media="\n".join(_json_island(f"media-{i}", media[name]) for i, name in enumerate(names) if name in media),
     )
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(text.encode("utf-8", "replace"))  # file names may hold bytes that are no text
     return path
 
 
@@ -133,147 +131,13 @@ def _notes(report: Report, missing: list[str]) -> str:
     return f"<details><summary>{len(notes)} remarks: failures, undefined metrics, small samples</summary>{listed}</details>"
 
 
-# -- summary table ---------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Column:
-    """A column of the summary table."""
-
-    label: str
-    unit: str
-    digits: int
-    value: Callable[[CodecResult], float | None]
-    better: str = ""
-    summary: Callable[[CodecResult], Summary] | None = None
-    definition: str = ""
-    extra: bool = False  # shown on demand
-
-
-def _measured(report: Report) -> list[str]:
-    """Keys of the metrics that have a number anywhere; the remarks name the others."""
-    order = dict.fromkeys((*report.headline, *report.definitions))
-    return [key for key in order if any(result.metrics[key].count for result in report.codecs)]
-
-
-def _columns(report: Report) -> list[_Column]:
-    unit, timed = report.codecs[0].rate_unit, report.codecs[0].rate_unit == "kbit/s"
-    per = "s/s" if timed else "s"
-    metrics = [
-        _Column(
-            m.name, m.unit, m.digits, lambda r, key=key: r.metrics[key].mean, m.better,
-            lambda r, key=key: r.metrics[key], m.definition, key not in report.headline,
-        )
-        for key, m in ((key, report.definitions[key]) for key in _measured(report))
-    ]  # fmt: skip
-    return [
-        _Column("rate", unit, 2, lambda r: r.file_rate, definition="As written to files, everything included."),
-        _Column("nominal", unit, 2, lambda r: r.nominal_rate, definition="Of the ids alone, equally likely."),
-        _Column("ids", "1/s" if timed else "", 1, lambda r: r.token_rate, definition="Token ids per second.", extra=True),
-        *metrics,
-        _Column("in use", "%", 1, _health("utilisation", 100), "higher", definition="Codebook entries that occur."),
-        _Column("perplexity", "", 0, _health("perplexity"), definition="2 to the entropy of the ids."),
-        _Column("encode", per, 3, lambda r: r.encode.mean, "lower", lambda r: r.encode, "Computing time.", extra=False),
-        _Column("decode", per, 3, lambda r: r.decode.mean, "lower", lambda r: r.decode, "Computing time.", extra=False),
-        _Column("parameters", "M", 2, lambda r: r.parameters / 1e6 if r.parameters else None, extra=True),
-    ]
-
-
-def _health(name: str, scale: float = 1.0) -> Callable[[CodecResult], float | None]:
-    return lambda result: result.health.mean(name) * scale if result.health else None
-
-
-def _table(report: Report) -> str:
-    columns, styles, titles = _columns(report), _styles(report), _titles(report)
-    head = "".join(_head_cell(column) for column in columns)
-    rows = []
-    for i, result in enumerate(report.codecs):
-        peers = [r for r in report.codecs if r.condition == result.condition and r.kind == result.kind]
-        cells = "".join(_cell(column, result, peers if result.kind == "codec" else []) for column in columns)
-        notes = [f"baseline, {result.condition}" if result.condition != "clean" else "baseline"]
-        notes = notes if result.kind == "baseline" else [result.condition] if result.condition != "clean" else []
-        notes += [f"{len(result.errors)} failed"] if result.errors else []
-        about = f"<small>{escape(', '.join(notes))}</small>" if notes else ""
-        rows.append(
-            f'<tr class="{result.kind}" data-index="{i}" data-condition="{escape(result.condition)}">'
-            f'<th scope="row" data-value="{escape(titles[i])}" title="{escape(result.codec)}"><i class="swatch {styles[i]}"></i>'
-            f"<span>{escape(titles[i])}{about}</span></th>{cells}</tr>"
-        )
-    first = '<th scope="col" aria-sort="none" data-better="lower"><button type="button">codec</button></th>'
-    return f"<thead><tr>{first}{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>"
-
-
-def _head_cell(column: _Column) -> str:
-    arrow = {"higher": "↑", "lower": "↓"}.get(column.better, "")
-    words = {"higher": "Higher is better.", "lower": "Lower is better."}.get(column.better, "")
-    tail = " ".join(part for part in (column.unit, arrow) if part)
-    title = " ".join(part for part in (column.definition, words) if part)
-    return (
-        f'<th scope="col" aria-sort="none" data-better="{column.better or "lower"}"{_extra(column)} title="{escape(title)}">'
-        f'<button type="button">{escape(column.label)}<small>{escape(tail) or "&nbsp;"}</small></button></th>'
-    )
-
-
-def _cell(column: _Column, result: CodecResult, peers: list[CodecResult]) -> str:
-    value = column.value(result)
-    if value is None:
-        text, number = MISSING, ""
-    else:
-        text, number = f"{value:.{column.digits}f}", f"{value:.8g}"
-    best = bool(column.better) and value is not None and len(peers) > 1 and text == _best_text(column, peers)
-    summary, title = column.summary(result) if column.summary else None, ""
-    if summary is not None:
-        if summary.failures:
-            text += '<sup title="left out, see the remarks">*</sup>'
-        if summary.ci95 is not None:
-            text += f"<small>±{summary.ci95:.{column.digits}f}</small>"
-        reasons = "".join(f"; {count} left out: {reason}" for reason, count in summary.failures.items())
-        title = f' title="{escape(f"mean of {summary.count}{reasons}")}"'
-    mark = ' class="best"' if best else ""
-    return f'<td data-value="{number}"{mark}{_extra(column)}{title}>{text}</td>'
-
-
-def _extra(column: _Column) -> str:
-    return " data-extra" if column.extra else ""
-
-
-def _best_text(column: _Column, peers: list[CodecResult]) -> str:
-    """The best value as it is shown: values that look equal are equally best."""
-    values = [value for value in map(column.value, peers) if value is not None]
-    return f"{max(values) if column.better == 'higher' else min(values):.{column.digits}f}"
-
-
 # -- data for the script ---------------------------------------------------------------------------
-
-
-def family(name: str) -> str:
-    """What a coder is called without its setting: ``Opus 6k`` and ``Opus 24k`` are one family."""
-    return re.sub(r"[\s@:_-]+\d+(\.\d+)?\s*k?(bit/s|bps)?$", "", name) or name
-
-
-def _titles(report: Report) -> list[str]:
-    """A short title per result: of a path its last two parts, if these still tell the codecs apart."""
-    names = {result.codec for result in report.codecs}
-    short = {name: "…/" + "/".join(name.split("/")[-2:]) if name.count("/") > 1 else name for name in names}
-    if len(set(short.values())) < len(names):
-        short = {name: name for name in names}
-    return [short[result.codec] for result in report.codecs]
-
-
-def _styles(report: Report) -> list[str]:
-    """A class of the style sheet per result: codecs get colours, families of baselines shapes in grey."""
-    codecs = list(dict.fromkeys(r.codec for r in report.codecs if r.kind == "codec"))
-    families = list(dict.fromkeys(family(r.codec) for r in report.codecs if r.kind == "baseline"))
-    return [
-        f"c{codecs.index(r.codec) % COLOURS}" if r.kind == "codec" else f"b{families.index(family(r.codec)) % GREYS}"
-        for r in report.codecs
-    ]
 
 
 def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[str, Any]:
     """What the script draws from; items in the order worst first."""
     by_name = [{item.name: item for item in result.items} for result in report.codecs]
-    labels, measured = _labels(report), _measured(report)
+    labels, keys = _labels(report), measured(report)
     items = []
     for i, name in enumerate(names):
         found = [items_of.get(name) for items_of in by_name]
@@ -297,9 +161,9 @@ def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[st
         )  # fmt: skip
     return {
         "unit": report.codecs[0].rate_unit,
-        "headline": [key for key in report.headline if key in measured],
-        "metrics": [{"key": key, **asdict(report.definitions[key])} for key in measured],
-        "series": [_series(*of_one) for of_one in zip(report.codecs, _titles(report), _styles(report), strict=True)],
+        "headline": [key for key in report.headline if key in keys],
+        "metrics": [{"key": key, **asdict(report.definitions[key])} for key in keys],
+        "series": [_series(*of_one) for of_one in zip(report.codecs, titles(report), styles(report), strict=True)],
         "items": items,
         "shown": len(media),
     }
@@ -315,7 +179,8 @@ def _labels(report: Report) -> set[str]:
     return {
         key
         for key, found in values.items()
-        if 1 < len(kinds[key]) <= max(2, len(found) // 2) and not any(re.fullmatch(r"[\d.]+", kind) for kind in kinds[key])
+        if 1 < len(kinds[key]) <= max(2, len(found) // 2)
+        and not any(re.fullmatch(r"[\d.]+", kind) for kind in kinds[key])
     }
 
 
@@ -342,7 +207,11 @@ def _health_of(health: TokenHealth, result: CodecResult) -> dict[str, Any]:
         del plain["counts"], plain["coverage"]
         plain["curve"] = [[rank, _short(book.counts[rank - 1] / book.count)] for rank in _ranks(book.used)]
         books.append(plain)
-    return {"books": books, "steps": health.steps, "ideal": _short(health.ideal_bits / seconds / 1000) if seconds else None}
+    return {
+        "books": books,
+        "steps": health.steps,
+        "ideal": _short(health.ideal_bits / seconds / 1000) if seconds else None,
+    }
 
 
 def _ranks(last: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Sequence
@@ -10,11 +11,12 @@ from pathlib import Path
 
 from tokenizers_mm import registry
 from tokenizers_mm.evaluation.report import CodecResult, Report, Summary
-from tokenizers_mm.evaluation.schema import read_report
+from tokenizers_mm.evaluation.schema import json_schema, read_report
 from tokenizers_mm.evaluation.suite import Suite, load_suite
 from tokenizers_mm.evaluation.tables import MISSING, number
 from tokenizers_mm.evaluation.verify import faults
 
+SCHEMA_FILE = "schema.json"
 INTRO = """# Leaderboard
 
 Made by `mmtok leaderboard` from the files in `results/`, each written by the command it holds. A file enters only if its layout,
@@ -22,7 +24,7 @@ digest, suite, data fingerprint and command are right and all its means follow f
 
 Rates are nominal (ids with equally likely codes; a baseline's payload) and as written to files, headers included. ★: nothing in
 the table scores better on the first metric at the same nominal rate or less. Mean ± 95 % confidence; * some clips are left out,
-see the result. Speed is seconds of computing per second of signal on the machine of the result: compare it within one result only.
+see the result. Speed is seconds of computing per second of signal on the machine of the result: compare it within one result.
 """
 
 
@@ -65,7 +67,7 @@ def build(results: str | Path | None = None) -> Board:
     accepted: dict[str, Report] = {}
     rejected: dict[str, list[str]] = {}
     for path in sorted(folder.glob("*.json")):
-        if path.name == "schema.json":
+        if path.name == SCHEMA_FILE:
             continue
         try:
             report = read_report(path)
@@ -80,26 +82,28 @@ def build(results: str | Path | None = None) -> Board:
 
 
 def write(results: str | Path | None = None, output: str | Path | None = None, *, check: bool = False) -> Board:
-    """Build the leaderboard and write it.
+    """Build the leaderboard and write it, and the JSON Schema of result files beside them.
 
     Args:
         results: Folder of result files; by default ``eval/results``.
         output: The page; by default ``LEADERBOARD.md`` beside that folder.
-        check: Write nothing, but see whether the page is what would be written.
+        check: Write nothing, but see whether both are what would be written.
 
     Raises:
         FileNotFoundError: If the folder does not exist.
-        ValueError: With ``check``, if the page is another.
+        ValueError: With ``check``, if one is not.
     """
     folder = results_folder() if results is None else Path(results)
-    board, path = build(folder), folder.parent / "LEADERBOARD.md" if output is None else Path(output)
-    if check:
-        if not path.is_file() or path.read_text(encoding="utf-8") != board.text:
-            raise ValueError(f"{path} is not what `mmtok leaderboard` makes of {folder}: run it")
-        return board
-    partial = path.with_name(f".{path.name}.part")
-    partial.write_text(board.text, encoding="utf-8")
-    os.replace(partial, path)
+    board, page = build(folder), folder.parent / "LEADERBOARD.md" if output is None else Path(output)
+    schema = json.dumps(json_schema(), indent=1, sort_keys=True) + "\n"
+    for path, text in ((page, board.text), (folder / SCHEMA_FILE, schema)):
+        if check:
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                raise ValueError(f"{path} is not what `mmtok leaderboard` makes of {folder}: run it")
+            continue
+        partial = path.with_name(f".{path.name}.part")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
     return board
 
 

@@ -92,6 +92,8 @@ def _resolve(role: str, source: Source) -> Model:
     module, _, name = str(source).partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
+        if not callable(found):
+            raise ValueError(f"it is a {type(found).__name__}")
     except (ImportError, AttributeError, ValueError) as error:
         wanted = f"a file that ends in {', '.join((*TORCHSCRIPT, '.onnx'))}, or 'module:name' of a callable"
         raise ValueError(f"model {role!r} must be {wanted}, got {str(source)!r} ({error})") from None

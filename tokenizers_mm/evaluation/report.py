@@ -227,6 +227,11 @@ class Report:
     about: dict[str, dict[str, str]] = field(default_factory=dict)
     digest: str = ""
 
+    def without_files(self) -> Report:
+        """The same report without its kept files, for when they are gone."""
+        codecs = (replace(c, items=tuple(replace(item, kept=None) for item in c.items)) for c in self.codecs)
+        return replace(self, codecs=tuple(codecs), kept=None)
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain values."""
         return asdict(self)

@@ -44,10 +44,8 @@ def summarise(coder: Coder, condition: str, records: Sequence[Record], metrics: 
         token_rate=rate(ids, items) if coder.kind == "codec" else None,
         encode=Summary.of(item.encode_seconds / (item.seconds or 1) for item in good),
         decode=Summary.of(item.decode_seconds / (item.seconds or 1) for item in good),
-        metrics={
-            **summarise_metrics(items, [key for key, metric in metrics.items() if metric.combine is None]),
-            **{key: _combine(key, metric, records) for key, metric in metrics.items() if metric.combine is not None},
-        },
+        metrics=summarise_metrics(items, metrics)
+        | {key: _combine(key, metric, records) for key, metric in metrics.items() if metric.combine is not None},
         health=health,
         items=items,
         kind=coder.kind,

@@ -7,24 +7,21 @@ pushing a signal in pieces then equals one call over the whole, because the reme
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from tokenizers_mm.nn.onednn import PackedConv1d, usable
+from tokenizers_mm.nn.onednn import PackedConv1d, Packing
 
 StreamState = dict[nn.Module, Tensor | tuple[Tensor, ...]]
 """What each causal layer remembers between two pushes, keyed by the layer. An empty dict starts a stream."""
 
 
-class PaddedConv1d(nn.Module):
+class PaddedConv1d(Packing):
     """Convolution whose output has ``ceil(N / stride)`` steps.
-
-    In evaluation without gradients on a CPU it folds and packs its weights once, and returns features channels last.
 
     Args:
         in_channels: Channels in.
@@ -61,7 +58,6 @@ class PaddedConv1d(nn.Module):
         self.span = (kernel_size - 1) * dilation + 1
         self.causal = causal
         self.pad_mode = "constant" if causal else pad_mode
-        self._packed: PackedConv1d | None = None
         if self.span < stride:
             raise ValueError(f"kernel_size {kernel_size} (dilation {dilation}) must reach stride {stride}")
 
@@ -74,19 +70,7 @@ class PaddedConv1d(nn.Module):
             extra = math.ceil(n / self.stride) * self.stride - n
             right = 0 if self.causal else context // 2
             x = pad1d(x, context - right, right + extra, self.pad_mode)
-        if self.training or not usable(x):
-            return self.conv(x)
-        if self._packed is None or not self._packed.fits(self.conv):
-            self._packed = PackedConv1d(self.conv)
-        return self._packed(x)
-
-    def train(self, mode: bool = True) -> Self:
-        self._packed = None
-        return super().train(mode)
-
-    def _apply(self, fn: Callable, recurse: bool = True) -> Self:  # moves and casts
-        self._packed = None
-        return super()._apply(fn, recurse)
+        return self.packed(self.conv, x, PackedConv1d)(x)
 
 
 def pad1d(x: Tensor, left: int, right: int, mode: str) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizers_mm.nn.conv import PaddedConv1d, StreamState
-from tokenizers_mm.nn.onednn import Linear
+from tokenizers_mm.nn.onednn import Linear, LinearGELU
 from tokenizers_mm.nn.resnet1d import AttentionFront
 
 
@@ -18,7 +18,7 @@ class AdaLayerNorm(nn.Module):
     """Layer norm whose scale and shift are looked up by a condition id.
 
     Shape:
-        ``x [B, L, D]``, ``condition`` int64 ``[B]``.
+        ``x [B, L, D]``, ``condition`` int64 ``[B]``, or None for the first condition throughout.
     """
 
     def __init__(self, num_embeddings: int, dim: int, eps: float = 1e-6) -> None:
@@ -29,7 +29,9 @@ class AdaLayerNorm(nn.Module):
         nn.init.ones_(self.scale.weight)
         nn.init.zeros_(self.shift.weight)
 
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        if condition is None:
+            return F.layer_norm(x, x.shape[-1:], self.scale.weight[0], self.shift.weight[0], eps=self.eps)
         normed = F.layer_norm(x, x.shape[-1:], eps=self.eps)
         return normed * self.scale(condition)[:, None] + self.shift(condition)[:, None]
 
@@ -51,13 +53,13 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         self.dwconv = PaddedConv1d(dim, dim, 7, groups=dim, causal=causal)
         self.norm = _norm(num_embeddings, dim)
-        self.pwconv1 = Linear(dim, intermediate_dim)
+        self.pwconv1 = LinearGELU(dim, intermediate_dim)
         self.pwconv2 = Linear(intermediate_dim, dim)
         self.gamma = nn.Parameter(torch.full((dim,), layer_scale))
 
     def forward(self, x: Tensor, condition: Tensor | None = None, state: StreamState | None = None) -> Tensor:
         h = rearrange(self.dwconv(x, state), "b d l -> b l d")
-        h = self.gamma * self.pwconv2(F.gelu(self.pwconv1(_apply_norm(self.norm, h, condition))))
+        h = self.gamma * self.pwconv2(self.pwconv1(_apply_norm(self.norm, h, condition)))
         return x + rearrange(h, "b l d -> b d l")
 
 

@@ -1,50 +1,77 @@
-"""Inference on x86 processors through oneDNN's operators, the ones that ``torch.compile`` emits, without compiling.
+"""Inference on x86 processors through oneDNN's operators, those that ``torch.compile`` emits, without compiling.
 
 Called the usual way, PyTorch multiplies float32 matrices by MKL, which reaches less than half of oneDNN's rate on processors
-that aren't Intel's, and computes 1-D convolutions channels first, reordering signal and weights in every call. These layers
-keep features channels last (``[B, N, C]`` in memory, whatever the axes are called) and convolution weights folded and packed.
-The operators have no gradient, so that training never comes here; results differ from PyTorch's in rounding only.
+that aren't Intel's, and orders signals and weights anew for each convolution and LSTM. The layers here keep features channels
+last (``[B, N, C]`` in memory, whatever the order of the axes) and weights folded and packed. The operators have no gradient,
+so training never comes here; results differ from PyTorch's own by rounding.
 """
 
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
+from itertools import zip_longest
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-_OPERATORS = ("_linear_pointwise", "_convolution_pointwise", "_reorder_convolution_weight")
+_OPERATORS = (
+    "_linear_pointwise",
+    "_convolution_pointwise",
+    "_reorder_convolution_weight",
+    "_reorder_mkldnn_rnn_layer_weight",
+)
 _AVAILABLE = (
     platform.machine().lower() in ("x86_64", "amd64")
     and torch.backends.mkldnn.is_available()
     and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
 )
+_LSTM = 2  # the operator's number for it
 
 
 def usable(x: Tensor) -> bool:
-    """Whether the operators may stand in for PyTorch's: float32 on the CPU, no gradient, autocast or tracing asked for."""
+    """Whether oneDNN may stand in for PyTorch: float32 on the CPU, and neither gradient, autocast nor tracing asked for."""
     return (
         _AVAILABLE
         and torch.backends.mkldnn.enabled
         and x.dtype == torch.float32
         and x.device.type == "cpu"
+        and x.numel() > 0
         and not torch.is_grad_enabled()
         and not torch.is_autocast_enabled("cpu")
         and not torch.compiler.is_compiling()
-        and x.numel() > 0
     )
 
 
+# -- layers that need no packing -------------------------------------------------------------------------------------------
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
+    """``F.linear``, with ``gelu`` then ``F.gelu``; one oneDNN operator where :func:`usable`."""
+    if usable(x):
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+    y = F.linear(x, weight, bias)
+    return F.gelu(y) if gelu else y
+
+
 class Linear(nn.Linear):
-    """``nn.Linear`` through oneDNN where :func:`usable`. Its weights need no packing: reordering them costs 10 % of a second
-    of audio and less for more."""
+    """``nn.Linear`` through oneDNN."""
 
     def forward(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)
 
 
+class LinearGELU(nn.Linear):
+    """``nn.Linear`` and GELU in one, through oneDNN."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias, gelu=True)
+
+
 class PointwiseConv1d(nn.Conv1d):
-    """``nn.Conv1d`` of one tap, as a matrix product where :func:`usable`."""
+    """``nn.Conv1d`` of one tap, a matrix product through oneDNN."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)
@@ -53,35 +80,103 @@ class PointwiseConv1d(nn.Conv1d):
         return linear(x.mT, self.weight[:, :, 0], self.bias).mT if usable(x) else super().forward(x)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """``F.linear``, through oneDNN where :func:`usable`."""
-    if usable(x):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return nn.functional.linear(x, weight, bias)
+class GroupNorm1d(nn.GroupNorm):
+    """``nn.GroupNorm`` of ``[B, C, N]`` that leaves channels last where they are."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x[:, :, None])[:, :, 0]
 
 
-class PackedConv1d:
-    """A convolution as oneDNN wants it; knows when the weights that it was made of have changed.
+# -- layers whose weights are packed once ----------------------------------------------------------------------------------
+
+
+class Packed:
+    """A layer's weights in oneDNN's own order; knows when the layer has other weights by now.
 
     Args:
-        conv: The layer, its weight parametrised or not. Its own padding is ignored.
+        layer: What to pack.
     """
 
-    def __init__(self, conv: nn.Conv1d) -> None:
-        self.sources = tuple(conv.parameters())
+    def __init__(self, layer: nn.Module) -> None:
+        self.sources = tuple(layer.parameters())  # kept, so that no other tensor can take their place in memory
         self.stamp = self._stamp()
-        self.bias = conv.bias.detach() if conv.bias is not None else None
-        self.layout = ([0, 0], [1, conv.stride[0]], [1, conv.dilation[0]], conv.groups)
-        self.weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach()[:, :, None], *self.layout)
 
-    def fits(self, conv: nn.Conv1d) -> bool:
-        """Whether ``conv`` still has the weights that are packed here, by identity, place and count of changes."""
-        return all(a is b for a, b in zip(self.sources, conv.parameters(), strict=True)) and self.stamp == self._stamp()
+    def fits(self, layer: nn.Module) -> bool:
+        """Whether the layer's parameters are the same tensors, in the same place, unchanged."""
+        same = all(a is b for a, b in zip_longest(layer.parameters(), self.sources))
+        return same and self.stamp == self._stamp()
 
     def _stamp(self) -> list[tuple[int, int]]:
         return [(tensor.data_ptr(), tensor._version) for tensor in self.sources]
 
+
+class PackedConv1d(Packed):
+    """A convolution without padding, its weight norm folded: ``[B, C, N] -> [B, C', N']``, channels last in memory."""
+
+    def __init__(self, layer: nn.Conv1d) -> None:
+        super().__init__(layer)
+        self.bias = None if layer.bias is None else layer.bias.detach()
+        self.geometry = ([0, 0], [1, layer.stride[0]], [1, layer.dilation[0]], layer.groups)
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach()[:, :, None], *self.geometry)
+
     def __call__(self, x: Tensor) -> Tensor:
-        """``[B, C, N]`` to ``[B, C', N']``, both channels last in memory, without padding."""
         x = x.mT.contiguous().mT[:, :, None]
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.layout, "none", [], "")[:, :, 0]
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, "none", [], "")[:, :, 0]
+
+
+class PackedLSTM(Packed):
+    """A forward-only LSTM with ``batch_first``, called like ``nn.LSTM``."""
+
+    def __init__(self, layer: nn.LSTM) -> None:
+        super().__init__(layer)
+        self.size = layer.hidden_size
+        self.layers = []
+        for w_ih, w_hh, *biases in layer.all_weights:
+            weights = torch.ops.mkldnn._reorder_mkldnn_rnn_layer_weight(
+                w_ih.detach(), w_hh.detach(), self.size, False, True, False
+            )
+            self.layers.append((*weights, *(bias.detach() for bias in biases)))
+
+    def __call__(
+        self, x: Tensor, memory: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        if memory is None:
+            zeros = x.new_zeros(len(self.layers), len(x), self.size)
+            memory = (zeros, zeros)
+        x, hidden, cells = x.transpose(0, 1).contiguous(), [], []
+        for weights, h, c in zip(self.layers, *memory, strict=True):
+            x, h, c, _ = torch.ops.aten.mkldnn_rnn_layer(
+                x, *weights, h[None], c[None], False, [], _LSTM, self.size, 1, True, False, False, False
+            )
+            hidden.append(h)
+            cells.append(c)
+        return x.transpose(0, 1), (torch.cat(hidden), torch.cat(cells))
+
+
+class Packing(nn.Module):
+    """A module that runs one layer of its own through oneDNN, packed at first use in evaluation.
+
+    Other weights are noticed however they come: optimisers, ``load_state_dict``, moves and casts, a new parameter. Only values
+    written through ``parameter.data``, which PyTorch doesn't count as a change, need a call of ``eval()`` after them.
+    """
+
+    _packed: Packed | None = None
+
+    def packed(self, layer: nn.Module, x: Tensor, kind: Callable[..., Packed]) -> Callable[..., Any]:
+        """``layer``, or where ``x`` allows it, what stands in for it."""
+        if self.training or not usable(x) or any(tensor.is_inference() for tensor in layer.parameters()):
+            return layer
+        if self._packed is None or not self._packed.fits(layer):
+            self._packed = kind(layer)
+        return cast(Callable[..., Any], self._packed)
+
+    def train(self, mode: bool = True) -> Self:
+        self._packed = None
+        return super().train(mode)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Self:
+        self._packed = None
+        return super()._apply(fn, recurse)
+
+    def __getstate__(self) -> dict[str, Any]:  # copies and pickles pack anew
+        return {**self.__dict__, "_packed": None}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizers_mm.nn.conv import PaddedConv1d, StreamState
-from tokenizers_mm.nn.onednn import PointwiseConv1d
+from tokenizers_mm.nn.onednn import GroupNorm1d, PointwiseConv1d
 
 
 class ChannelNorm(nn.LayerNorm):
@@ -28,7 +28,7 @@ def make_norm(dim: int, causal: bool) -> nn.Module:
     """GroupNorm over time in at most 32 groups of at least 8 channels (so that one step has statistics too), or
     ChannelNorm where causal."""
     groups = math.gcd(32, dim, max(1, dim // 8))
-    return ChannelNorm(dim, eps=1e-6) if causal else nn.GroupNorm(groups, dim, eps=1e-6)
+    return ChannelNorm(dim, eps=1e-6) if causal else GroupNorm1d(groups, dim, eps=1e-6)
 
 
 class ResnetBlock1d(nn.Module):

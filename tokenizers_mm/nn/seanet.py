@@ -7,13 +7,17 @@ The causal variant differs from EnCodec's: it pads with zeros instead of reflect
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizers_mm.nn.conv import PaddedConv1d, StreamState
+from tokenizers_mm.nn.onednn import PackedLSTM, Packing, usable
+
+TILE = 2**19  # numbers in the widest features of a piece: 2 MB
 
 
 class ResidualUnit(nn.Module):
@@ -55,7 +59,7 @@ class ResidualUnit(nn.Module):
         return self.shortcut(x) + self.outer(F.elu(self.inner(F.elu(x), state)))
 
 
-class ResidualLSTM(nn.Module):
+class ResidualLSTM(Packing):
     """A forward-only LSTM whose input is added to its output.
 
     Args:
@@ -71,7 +75,7 @@ class ResidualLSTM(nn.Module):
         self.lstm = nn.LSTM(dim, dim, layers, batch_first=True)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        y, memory = self.lstm(x.mT, None if state is None else state.get(self))
+        y, memory = self.packed(self.lstm, x, PackedLSTM)(x.mT, None if state is None else state.get(self))
         if state is not None:
             state[self] = memory
         return y.mT + x
@@ -152,6 +156,9 @@ class SEANetEncoder(nn.Module):
             layers.append(ResidualLSTM(width, lstm_layers))
         layers += [nn.ELU(), conv(width, dim, last_kernel_size)]
         self.layers = nn.ModuleList(layers)
+        self._early = 1 + (len(strides) - 1) * (residual_layers + 2)
+        self._early_hop = math.prod(strides[:-1])
+        self._tile = self._early_hop * max(1, TILE // (self._early_hop * n_filters))
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """Features of a signal, or of a stream's next piece.
@@ -173,6 +180,37 @@ class SEANetEncoder(nn.Module):
         if self.causal:
             # Filling up the last hop here, not layer by layer, makes the whole equal a stream's zero-padded last piece.
             x = F.pad(x, (0, -x.shape[-1] % self.hop))
-        for layer in self.layers:
+        if state is None and not self.training and usable(x):
+            return self._run(self.layers[self._early :], self._run_in_tiles(self.layers[: self._early], x))
+        return self._run(self.layers, x, state)
+
+    @staticmethod
+    def _run(layers: Iterable[nn.Module], x: Tensor, state: StreamState | None = None) -> Tensor:
+        for layer in layers:
             x = layer(x) if isinstance(layer, nn.ELU) else layer(x, state)
         return x
+
+    def _run_in_tiles(self, layers: nn.ModuleList, x: Tensor) -> Tensor:
+        """The layers before the last stage, piece by piece, so that what passes between them stays in the caches.
+
+        A piece comes with as much of its surroundings as the layers see, which is cut off again: the result is that of
+        the whole.
+        """
+        hop, halo, n = self._early_hop, self._halo(layers), x.shape[-1]
+        starts = range(0, max(n - 2 * halo, 1), self._tile)
+        pieces = []
+        for item in x.split(1):
+            for start in starts:
+                left, last = max(start - halo, 0), start == starts[-1]
+                y = self._run(layers, item[..., left : n if last else start + self._tile + halo])
+                skip = (start - left) // hop
+                pieces.append(y[..., skip : None if last else skip + self._tile // hop].mT)
+        return torch.cat(pieces, dim=1).reshape(len(x), -1, pieces[0].shape[-1]).mT
+
+    def _halo(self, layers: nn.ModuleList) -> int:
+        """Samples around a sample that the layers see, in whole hops."""
+        seen, hop = 0, 1
+        for conv in layers.modules():
+            if isinstance(conv, PaddedConv1d):
+                seen, hop = seen + (conv.span - conv.stride) * hop, hop * conv.stride
+        return -(-seen // hop) * hop

@@ -51,7 +51,7 @@ function ratePlot(figure, series, metric, unit) {
   const taken = points.map((p) => box(x(p.x) - 7, y(p.y) - 7, 14, 14));
   for (const p of points) chart.append(point(p, x, y, metric, unit));
   figure.replaceChildren(chart); // in the page, so that the labels can be measured
-  for (const p of [...points].sort((a, b) => (a.kind > b.kind) - (a.kind < b.kind) || 0)) placeLabel(chart, p, x(p.x), y(p.y), taken, frame);
+  for (const p of [...points].sort((a, b) => (b.kind === "codec") - (a.kind === "codec"))) placeLabel(chart, p, x(p.x), y(p.y), taken, frame);
 }
 
 function grid(frame, xTicks, yTicks) {
@@ -101,7 +101,7 @@ function placeLabel(chart, p, px, py, taken, frame) {
   for (const [dx, dy, anchor] of places) {
     const left = px + dx - (anchor === "end" ? width : anchor === "middle" ? width / 2 : 0);
     const area = box(left, py + dy - 11, width, height);
-    const inside = left >= 2 && left + width <= frame.right + 12 && area.y > 14 && area.y + height < frame.bottom;
+    const inside = left >= frame.left + 2 && left + width <= frame.right + 12 && area.y > 14 && area.y + height < frame.bottom;
     if (!inside || taken.some((other) => overlap(area, other))) continue;
     fill(text, { x: px + dx, y: py + dy, "text-anchor": anchor }, []);
     return taken.push(area);
@@ -113,14 +113,15 @@ function placeLabel(chart, p, px, py, taken, frame) {
 
 function healthCard(s, all) {
   const { books, ideal } = s.health;
-  const mean = (key) => (books.some((b) => b[key] == null) ? null : books.reduce((sum, b) => sum + b[key], 0) / books.length);
-  const bits = books.reduce((sum, b) => sum + Math.log2(b.size), 0), used = books.reduce((sum, b) => sum + b.entropy, 0);
+  const sum = (key) => (books.some((b) => b[key] == null) ? null : books.reduce((total, b) => total + b[key], 0));
+  const mean = (key) => (sum(key) == null ? null : sum(key) / books.length);
+  const bits = books.reduce((total, b) => total + Math.log2(b.size), 0);
   const facts = [
     ["in use", `${number(100 * mean("utilisation"), 1)} %`, books.length > 1 ? `${books.length} codebooks` : `of ${books[0].size}`],
     ["perplexity", number(mean("perplexity"), 0), `from ${books[0].count} ids`],
-    ["entropy", `${number(used, 2)} bit`, `of ${number(bits, 2)}`],
-    ["predictability", mean("conditional_entropy") == null ? DASH : `${number(mean("conditional_entropy"), 2)} bit`, "given the id before"],
-    ["repetition", mean("repetition") == null ? DASH : `${number(100 * mean("repetition"), 1)} %`, "of ids, at once"],
+    ["entropy", `${number(sum("entropy"), 2)} bit`, `of ${number(bits, 2)}`],
+    ["cond. entropy", sum("conditional_entropy") == null ? DASH : `${number(sum("conditional_entropy"), 2)} bit`, "given the id before"],
+    ["repetition", mean("repetition") == null ? DASH : `${number(100 * mean("repetition"), 1)} %`, "same id as before"],
     ["ideal coder", ideal == null ? DASH : `${number(ideal, 3)}`, ideal == null ? "" : "kbit/s"],
   ];
   for (const [key, share] of Object.entries(s.stability)) facts.push([key.replaceAll("_", " "), share == null ? DASH : `${number(100 * share, 1)} %`, "of ids stay"]);

@@ -7,6 +7,7 @@ let current = null; // the card that the keys act on
 // -- which items, in which order -------------------------------------------------------------------
 
 function badness(item, state) {
+  if (!state.metric) return null;
   const sign = state.metric.better === "higher" ? -1 : 1;
   const values = state.ranked.map((s) => item.results[s.index]?.metrics?.[state.metric.key]).filter((v) => v != null);
   return values.length ? Math.max(...values.map((v) => sign * v)) : null;
@@ -40,7 +41,7 @@ function itemCard(item, index, page) {
   const media = item.media == null ? null : island(`media-${item.media}`);
   const versions = h("div", { class: "versions" });
   if (media) {
-    const several = Object.keys(media.originals).length > 1;
+    const several = new Set(Object.values(media.originals).map((shown) => shown.rate)).size > 1;
     for (const [path, shown] of Object.entries(media.originals)) {
       const name = several && shown.rate ? `Original, ${shown.rate / 1000} kHz` : "Original";
       card.panels.push({ name, style: "original", shown, path, conditions: new Set() });
@@ -102,7 +103,8 @@ function picture(card, panel, i) {
 }
 
 function scores(result, page) {
-  const shown = page.metrics.filter((m) => page.headline.includes(m.key));
+  const shown = page.metrics.filter((m) => page.headline.includes(m.key) && !m.of_set);
+  if (shown.length && shown.every((m) => result.metrics[m.key] == null)) return h("p", { class: "error" }, `Not measured: ${result.reasons[shown[0].key]}`);
   return h("dl", { class: "scores" }, shown.map((m) =>
     h("div", { title: result.reasons[m.key] ?? withUnit(m) }, h("dt", {}, m.name), h("dd", {}, number(result.metrics[m.key], m.digits)))));
 }
@@ -110,7 +112,7 @@ function scores(result, page) {
 function numbersOf(card, page, open) {
   const columns = card.panels.filter((p) => p.series);
   const head = h("tr", {}, h("th", { scope: "col" }, "metric"), columns.map((p) => (p.column = h("th", { scope: "col" }, p.name))));
-  const rows = page.metrics.map((m) => h("tr", {}, h("th", { scope: "row" }, `${withUnit(m)} ${direction(m)}`),
+  const rows = page.metrics.filter((m) => !m.of_set).map((m) => h("tr", {}, h("th", { scope: "row" }, `${withUnit(m)} ${direction(m)}`),
     columns.map((p) => cellOf(p, p.result.metrics[m.key], m, p.result.reasons[m.key]))));
   const bytes = h("tr", {}, h("th", { scope: "row" }, "bytes as a file"), columns.map((p) => cellOf(p, p.result.bytes || null, { digits: 0 })));
   return h("details", { open: open && columns.every((p) => p.result.error == null) && page.items.length <= PAGE }, h("summary", {}, "All numbers"),

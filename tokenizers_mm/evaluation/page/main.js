@@ -10,7 +10,7 @@ function readState() {
   state.text = $("filter-text").value;
   state.failedOnly = $("filter-failed").checked;
   state.order = $("sort-order").value;
-  state.metric = page.metrics.find((m) => m.key === $("sort-metric").value) ?? page.metrics[0];
+  state.metric = page.metrics.find((m) => m.key === $("sort-metric").value); // none where nothing was measured
   const here = page.series.filter((s) => s.condition === state.condition);
   state.visible = here.filter((s) => !state.hidden.has(s.name));
   const one = here.filter((s) => s.name === $("sort-codec").value);
@@ -36,8 +36,9 @@ function drawItems() {
 
 function drawRate() {
   const metric = page.metrics.find((m) => m.key === $("rate-metric").value);
-  $("rate-about").textContent = metric.definition;
-  ratePlot($("rate-plot"), page.series.filter((s) => s.condition === state.condition), metric, page.unit);
+  $("rate-about").textContent = metric?.definition ?? "No metric has a value.";
+  if (!metric) return;
+  ratePlot($("rate-plot"), page.series.filter((s) => s.condition === state.condition && !state.hidden.has(s.name)), metric, page.unit);
 }
 
 function drawCondition() {
@@ -60,11 +61,11 @@ function fillControls() {
   $("condition-field").hidden = conditions.length < 2;
   const names = [...new Map(page.series.map((s) => [s.name, s])).values()];
   for (const id of ["rate-metric", "sort-metric"]) {
-    $(id).append(...page.metrics.map((m) => option(m.key, `${m.name} ${direction(m)}`)));
-    $(id).value = page.headline[0];
+    const usable = page.metrics.filter((m) => id === "rate-metric" || !m.of_set);
+    $(id).append(...usable.map((m) => option(m.key, `${m.name} ${direction(m)}`)));
   }
   $("sort-codec").append(option("", "the worst codec"), ...names.map((s) => option(s.name, s.name)));
-  for (const s of names) $("series-filter").append(seriesToggle(s));
+  for (const id of ["rate-series", "series-filter"]) $(id).append(...names.map(seriesToggle));
   for (const key of [...new Set(page.items.flatMap((item) => Object.keys(item.labels)))]) {
     const values = [...new Set(page.items.map((item) => item.labels[key]).filter(Boolean))].sort();
     if (values.length < 2) continue;
@@ -72,7 +73,8 @@ function fillControls() {
     $("label-filters").append(h("label", {}, `${key[0].toUpperCase()}${key.slice(1)} `, select));
   }
   const listen = page.shown ? " Every version of an item runs in step: switching keeps the position. Below each picture its token ids, a row per codebook and a colour per id. " : "";
-  const which = page.shown < page.items.length ? `Sound and pictures come with ${page.shown} of ${page.items.length} items, the worst. ` : "";
+  const some = `Sound and pictures come with ${page.shown} of ${page.items.length} items, the worst. `;
+  const which = !page.shown ? "This page was made without sound and pictures." : page.shown < page.items.length ? some : "";
   $("items-about").append(which + listen);
   if (page.shown) {
     const keys = [["0", "original"], ["1–9", "reconstructions"], ["x", "back and forth"], ["space", "play or pause"], ["j k", "next or previous item"]];
@@ -81,13 +83,16 @@ function fillControls() {
   }
 }
 
+// Beside the plot and above the items: the same choice in both places.
 function seriesToggle(s) {
-  return h("button", { type: "button", "aria-pressed": "true", "data-name": s.name, click: (event) => {
+  const toggle = () => {
     const on = state.hidden.delete(s.name);
     if (!on) state.hidden.add(s.name);
-    event.currentTarget.setAttribute("aria-pressed", on);
+    for (const button of document.querySelectorAll(".shown button")) if (button.dataset.name === s.name) button.setAttribute("aria-pressed", on);
+    drawRate();
     reset();
-  } }, swatch(s.style), s.name);
+  };
+  return h("button", { type: "button", "aria-pressed": "true", "data-name": s.name, click: toggle }, swatch(s.style), s.name);
 }
 
 // -- theme: the system's until the reader says otherwise -------------------------------------------
