@@ -264,8 +264,12 @@ def evaluate(
         Path | None, typer.Option("--data", "-d", help="Folder, manifest CSV or file; default: the shipped samples.")
     ] = None,
     split: Annotated[
-        str | None, typer.Option("--split", help="Rows of a manifest that count; 'all' for every row.")
-    ] = "test",
+        str | None,
+        typer.Option("--split", help="Rows of a manifest that count; 'all' for every row; default: the suite's."),
+    ] = None,
+    suite: Annotated[
+        str | None, typer.Option("--suite", help="A shipped suite's name, or a YAML file; default: the modality's.")
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option("--metrics", help="Comma-separated; default: the suite's.", show_default=False)
     ] = None,
@@ -278,7 +282,23 @@ def evaluate(
         Path | None,
         typer.Option("--keep", help="Folder for originals, reconstructions and tokens.", show_default=False),
     ] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="Run the suite's classical coders too.")
+    ] = True,
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", help="ROLE=FILE (TorchScript, ONNX) or ROLE=module:name, for metrics that need one; repeatable."
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", "-w", help="Processes for metrics; 0: none extra.", min=0)] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Files coded together.", min=1)] = 1,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume/--no-resume", help="Go on from what a run to the same --output left when it was killed."
+        ),
+    ] = True,
     device: Device = "cpu",
     details: Annotated[bool, typer.Option("--details", help="Also print every metric.")] = False,
 ) -> None:
@@ -297,12 +317,17 @@ def evaluate(
     report = run(
         codecs,
         data=data,
-        split=None if split == "all" else split,
+        split=split,
+        suite=suite,
         output=output,
         limit=limit,
         metrics=metrics.split(",") if metrics else None,
+        baselines=None if baselines else (),
+        models=dict(_pair(model) for model in models or ()),
         workers=workers,
+        batch_size=batch_size,
         device=device,
+        resume=resume,
         keep=keep or passing,
     )
     if html is not None:
@@ -318,6 +343,30 @@ def evaluate(
     for note in report.notes():
         out.print(f"* {note}", markup=False, highlight=False)
     if any(result.errors for result in report.codecs):
+        raise typer.Exit(1)
+
+
+@app.command()
+def leaderboard(
+    results: Annotated[
+        Path | None, typer.Argument(help="Folder of result files; default: eval/results.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page; default: LEADERBOARD.md beside that folder.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if the page is out of date.")] = False,
+) -> None:
+    """Make the leaderboard from result files that `mmtok eval --suite NAME -o FILE` wrote; what does not verify stays out.
+
+    Example: [cyan]mmtok leaderboard eval/results[/]
+    """
+    from tokenizers_mm.evaluation.leaderboard import write
+
+    board = write(results, output, check=check)
+    out.print(f"{len(board.accepted)} results in the leaderboard", highlight=False)
+    for file, faults in board.rejected.items():
+        _complain(ValueError("; ".join(faults)), file)
+    if board.rejected:
         raise typer.Exit(1)
 
 
@@ -422,6 +471,14 @@ def _transcode(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], Trans
     if len(done) < len(jobs):
         _complain(ValueError(f"{len(jobs) - len(done)} of {len(jobs)} files failed"))
         raise typer.Exit(1)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    """``ROLE=SOURCE`` as two."""
+    role, equals, source = text.partition("=")
+    if not (role and equals and source):
+        raise ValueError(f"--model must be ROLE=FILE or ROLE=module:name, got {text!r}")
+    return role, source
 
 
 def _number(value: float | None) -> str:

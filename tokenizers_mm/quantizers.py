@@ -23,10 +23,10 @@ from vector_quantize_pytorch.vector_quantize_pytorch import (
     sample_vectors_distributed,
 )
 
+from tokenizers_mm.nn.onednn import linear
+
 # It warns when k-means starts with fewer vectors than codes; the revival of dead codes makes up for that.
 logger.disable("vector_quantize_pytorch")
-
-from tokenizers_mm.nn.onednn import linear
 
 
 @dataclass

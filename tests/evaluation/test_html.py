@@ -272,23 +272,19 @@ def test_exhibits_cannot_smuggle_a_type():
 
 
 def test_command_writes_the_page_and_leaves_nothing_else(folder: Path, tmp_path: Path):
-    options = ["--data", str(folder), "--metrics", "mel", "-n", "1", "-o", str(tmp_path / "r.json")]
-    main(["eval", "wavtokenizer-speech-16k", *options, "--html", str(tmp_path / "r.html")])
-    assert {path.name for path in tmp_path.iterdir()} == {folder.name, "r.json", "r.html"}
-    assert Page((tmp_path / "r.html").read_text("utf-8")).island("report")["shown"] == 1
-    assert read_report(tmp_path / "r.json").kept is None
-    main(
-        [
-            "eval",
-            "wavtokenizer-speech-16k",
-            *options,
-            "--html",
-            str(tmp_path / "r.html"),
-            "--keep",
-            str(tmp_path / "kept"),
-        ]
-    )
-    report = read_report(tmp_path / "r.json")
+    page, saved = tmp_path / "r.html", tmp_path / "r.json"
+
+    def run(*more: str) -> None:
+        options = ["--data", str(folder), "--metrics", "mel", "-n", "1", "-o", str(saved), "--html", str(page), *more]
+        with pytest.raises(SystemExit, match=r"^0$"):
+            main(["eval", "wavtokenizer-speech-16k", *options])
+
+    run()
+    assert {path.name for path in tmp_path.iterdir()} == {folder.name, saved.name, page.name}
+    assert Page(page.read_text("utf-8")).island("report")["shown"] == 1
+    assert read_report(saved).kept is None
+    run("--keep", str(tmp_path / "kept"))
+    report = read_report(saved)
     assert (tmp_path / report.kept / report.codecs[0].items[0].kept.reconstruction).is_file()
 
 

@@ -141,6 +141,7 @@ def set_value(*keys: Any, value: Any) -> Edit:
         (set_value("command", value="mmtok eval 'Coarse"), "command: must be `mmtok eval"),
         (set_value("command", value="mmtok eval Other --suite toy"), "command: does not name the codec 'Coarse'"),
         (set_value("command", value="mmtok eval Coarse"), "command: does not name the suite"),
+        (set_value("codecs", 0, "codec", value="/home/me/codec"), "'/home/me/codec' is a path of one machine"),
         (set_value("command", value="mmtok eval Coarse --limit=3"), "--limit makes something else"),
     ],
 )

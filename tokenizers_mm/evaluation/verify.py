@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 
 from tokenizers_mm import registry
 from tokenizers_mm.evaluation.coders import codec_fingerprint
@@ -82,6 +83,8 @@ def _command(report: Report) -> Iterator[str]:
         yield f"command: {', '.join(partial)} makes something else than the suite"
     named = {word.rstrip("/") for word in words[2:]}
     for result in report.codecs:
+        if result.kind == "codec" and Path(result.codec).is_absolute():
+            yield f"command: {result.codec!r} is a path of one machine: name a card, or a folder from where you run"
         if result.kind == "codec" and result.codec.partition(" #")[0] not in named:
             yield f"command: does not name the codec {result.codec!r}"
     if f"--suite={report.suite}" not in words and report.suite not in _values(words, "--suite", report.modality):

@@ -33,7 +33,7 @@ _LSTM = 2  # the operator's number for it
 
 def usable(x: Tensor) -> bool:
     """Whether oneDNN may stand in for PyTorch: float32 on the CPU, and neither gradient, autocast nor tracing asked for."""
-    return (
+    return bool(
         _AVAILABLE
         and torch.backends.mkldnn.enabled
         and x.dtype == torch.float32
