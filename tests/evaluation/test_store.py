@@ -99,7 +99,7 @@ def test_other_codecs_data_and_settings_start_anew(clips: Path, tmp_path: Path, 
     assert len(list((tmp_path / "r.json.partial").glob("*.jsonl"))) == 1
 
 
-def test_a_killed_process_leaves_what_it_finished(clips: Path, tmp_path: Path):
+def test_a_killed_process_leaves_what_it_finished_and_another_goes_on(clips: Path, tmp_path: Path, coded: list[int]):
     script = (
         "import sys, time, torch; from pathlib import Path\n"
         f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
@@ -124,6 +124,11 @@ def test_a_killed_process_leaves_what_it_finished(clips: Path, tmp_path: Path):
     assert 1 <= len(lines) < len(NAMES)
     for line in lines:
         assert json.loads(line)["item"]["error"] is None
+    coded[:] = [0] * 7  # past where it would stop
+    options = {"data": clips, "metrics": ["mel"], "models": {}}
+    report = evaluate(type("Slow", (Coarse,), {})(), output=tmp_path / "r.json", **options)
+    assert sum(coded) == len(NAMES) - len(lines)
+    assert untimed(report.codecs[0]).items == untimed(evaluate(Coarse(), **options).codecs[0]).items
 
 
 def record(name: str, steps: int) -> Record:

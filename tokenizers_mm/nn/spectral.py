@@ -116,5 +116,6 @@ class ISTFTHead(nn.Module):
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """``[B, L, n_fft] -> [B, (L - 1) * hop + n_fft]``."""
         n = (frames.shape[1] - 1) * self.hop_length + self.n_fft
-        columns = rearrange(frames, "b t n -> b n t")
-        return F.fold(columns, (1, n), (1, self.n_fft), stride=(1, self.hop_length))[:, 0, 0]
+        slices = F.pad(frames, (0, -self.n_fft % self.hop_length)).split(self.hop_length, dim=-1)
+        shifted = [F.pad(piece, (0, 0, i, len(slices) - 1 - i)) for i, piece in enumerate(slices)]
+        return sum(shifted[1:], shifted[0]).flatten(1)[:, :n]
