@@ -38,6 +38,10 @@ def test_folder_holds_config_and_safetensors_only(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     assert config["class"] == "WavTokenizer"
     assert {k: config[k] for k in TINY} == TINY
+    card = (folder / "README.md").read_text()
+    assert "tm.load('this-folder')" in card
+    assert "sample rate: 16000" in card
+    assert "More Information Needed" not in card
 
 
 def test_from_pretrained_gives_the_same_codec_in_eval_mode(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, cast, overload
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
+from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -301,6 +301,19 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
             return copy.deepcopy(self).to(dtype).save_pretrained(save_directory, config=config, **kwargs)
         config = config or {"class": type(self).__name__, **self.config}
         return super().save_pretrained(save_directory, config=config, **kwargs)
+
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
+        """What a shared folder's README says: how to load it, and what its tokens are."""
+        spec, repo = self.spec, kwargs.get("repo_id")
+        facts = {key: value for key, value in spec.to_dict().items() if value not in (None, (), "none")}
+        lines = [
+            "---\nlibrary_name: tokenizers_mm\ntags: [tokenizer, codec, " + spec.modality + "]\n---\n",
+            f"# {type(self).__name__}\n",
+            f"```python\nimport tokenizers_mm as tm\n\ncodec = tm.load({f'hf:{repo}' if repo else 'this-folder'!r})\n```\n",
+            *(f"- {key.replace('_', ' ')}: {value}" for key, value in facts.items()),
+            f"- bits per step: {spec.bits_per_step:g}",
+        ]
+        return ModelCard("\n".join(lines) + "\n")
 
     def _save_pretrained(self, save_directory: Path) -> None:
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}

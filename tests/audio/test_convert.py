@@ -19,7 +19,7 @@ from tokenizers_mm.audio.convert import convert_wavtokenizer, infer_arguments, r
 
 State = dict[str, Tensor]
 ENCODEC = "feature_extractor.encodec"
-SMALL = {"filters": 4, "width": 64, "entries": 32, "dim": 64, "intermediate": 48, "layers": 2}
+SMALL = {"filters": 4, "width": 64, "entries": 32, "dim": 256, "intermediate": 48, "layers": 2}
 PUBLISHED = {"filters": 32, "width": 512, "entries": 4096, "dim": 768, "intermediate": 2304, "layers": 12}
 
 

@@ -81,6 +81,25 @@ def test_a_single_step_has_no_neighbours():
     assert book.repetition is None
 
 
+def test_coverage_is_the_share_of_entries_seen_as_ids_pass():
+    book = token_health(audio(torch.tensor([3, 3, 5, 1, 5, 2]), 8)).codebooks[0]
+    assert book.coverage == ((1, 1 / 8), (2, 1 / 8), (4, 3 / 8), (6, 4 / 8))
+    everything = token_health(audio(torch.arange(64).repeat(3))).codebooks[0].coverage
+    assert everything[-3:] == ((64, 1), (128, 1), (192, 1))
+    assert everything[3] == (8, 8 / 64)
+
+
+def test_codebooks_that_repeat_each_other_share_their_bits():
+    g = torch.Generator().manual_seed(0)
+    first, other = (torch.randint(0, 16, (20000,), generator=g) for _ in range(2))
+    spec = TokenSpec("audio", (16, 16, 16), hop=(320,), sample_rate=16000)
+    ids = torch.stack([first, (first + 3) % 16, other], dim=-1)[None]
+    books = token_health(Tokens(ids, spec)).codebooks
+    assert books[0].mutual_information is None
+    assert books[1].mutual_information == pytest.approx(4, abs=0.01)
+    assert books[2].mutual_information == pytest.approx(0, abs=0.02)
+
+
 def test_codebooks_beyond_any_table_are_counted():
     size = 2**62
     ids = torch.tensor([0, size - 1, size // 2, 0]).reshape(1, 4, 1)
@@ -114,5 +133,10 @@ def test_laws_of_entropy(sizes: list[int], steps: int, items: int, seed: int):
         assert book.used == len(set(ids[..., q].flatten().tolist()))
         assert 0 <= book.entropy <= math.log2(book.used) + 1e-9
         assert book.entropy <= book.entropy_corrected + 1e-9
+        assert book.coverage[-1] == (book.count, book.utilisation)
+        assert list(book.coverage) == sorted(book.coverage)
+        assert (book.mutual_information is None) == (q == 0)
+        if q:
+            assert 0 <= book.mutual_information <= min(book.entropy, health.codebooks[q - 1].entropy) + 1e-9
         if book.conditional_entropy is not None:
             assert 0 <= book.conditional_entropy <= math.log2(book.used) + 1e-9

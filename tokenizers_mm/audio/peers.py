@@ -1,0 +1,80 @@
+"""Public audio codecs to compare speed with: the classes of ``transformers`` in their published configurations.
+
+EnCodec: Défossez et al., "High Fidelity Neural Audio Compression", 2022. DAC: Kumar et al., "High-Fidelity Audio Compression
+with Improved RVQGAN", 2023. Mimi: Défossez et al., "Moshi: a speech-text foundation model for real-time dialogue", 2024.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from tokenizers_mm.evaluation.contender import Contender, Peer
+
+
+def _unavailable() -> str | None:
+    return None if find_spec("transformers") else "transformers is not installed: pip install tokenizers_mm[peers]"
+
+
+def _contender(model: Any, encode: Callable, decode: Callable, network: Callable[[Tensor], Tensor]) -> Contender:
+    def loss(x: Tensor) -> Tensor:
+        y = network(x)
+        n = min(x.shape[-1], y.shape[-1])
+        return F.l1_loss(y[..., :n], x[..., :n])
+
+    return Contender(model.eval(), model.config.sampling_rate, 1, encode, decode, loss)
+
+
+def _encodec() -> Contender:
+    from transformers import EncodecConfig, EncodecModel
+
+    model: Any = EncodecModel(EncodecConfig())
+    return _contender(
+        model,
+        lambda x: model.encode(x, bandwidth=6.0),
+        lambda codes: model.decode(codes.audio_codes, codes.audio_scales).audio_values,
+        lambda x: model.decoder(model.encoder(x)),
+    )
+
+
+def _dac() -> Contender:
+    from transformers import DacConfig, DacModel
+
+    config = DacConfig(
+        sampling_rate=24000, downsampling_ratios=[2, 4, 5, 8], upsampling_ratios=[8, 5, 4, 2], n_codebooks=32
+    )
+    model: Any = DacModel(config)
+    return _contender(
+        model,
+        lambda x: model.encode(x),
+        lambda codes: model.decode(audio_codes=codes.audio_codes).audio_values,
+        lambda x: model.decoder(model.encoder(x)),
+    )
+
+
+def _mimi() -> Contender:
+    from transformers import MimiConfig, MimiModel
+
+    model: Any = MimiModel(MimiConfig())
+
+    def network(x: Tensor) -> Tensor:
+        z = model.downsample(model.encoder_transformer(model.encoder(x).mT)[0].mT)
+        return model.decoder(model.decoder_transformer(model.upsample(z).mT)[0].mT)
+
+    return _contender(
+        model,
+        lambda x: model.encode(x, num_quantizers=8),
+        lambda codes: model.decode(codes.audio_codes).audio_values,
+        network,
+    )
+
+
+PEERS: dict[str, Peer] = {
+    "encodec-24k": Peer("EncodecModel of transformers, 24 kHz, 8 codebooks (6 kbit/s)", _encodec, _unavailable),
+    "dac-24k": Peer("DacModel of transformers, 24 kHz, 32 codebooks (24 kbit/s)", _dac, _unavailable),
+    "mimi": Peer("MimiModel of transformers, 24 kHz, 8 codebooks (1.1 kbit/s)", _mimi, _unavailable),
+}

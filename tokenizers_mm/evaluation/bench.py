@@ -1,0 +1,313 @@
+"""Speed: codecs and peers timed in turns in one run, so that whatever else the machine does meets all of them alike.
+
+A ratio is the median over rounds of one contender's time by the reference's in the same round.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from tokenizers_mm import registry
+from tokenizers_mm.evaluation.contender import Contender, Peer, codec_contender
+from tokenizers_mm.evaluation.environment import command, machine, versions
+from tokenizers_mm.evaluation.meter import CLOCKS, gemm_rate, metered, multiply_adds, peak_memory
+from tokenizers_mm.evaluation.storage import Storage, measure_storage
+
+TASKS = ("encode", "decode", "encode batch", "decode batch", "train step")
+
+
+class Benchmark(BaseModel):
+    """What is timed and how: a YAML file in ``eval/benchmarks``.
+
+    Attributes:
+        name: The file's name without ``.yaml``.
+        modality: Wing whose ``PEERS`` compete.
+        codecs: Cards.
+        peers: Keys of the wing's ``PEERS``.
+        reference: The one that ratios are against.
+        seconds: Of the single clip.
+        batch: Clips of a batch.
+        batch_seconds: Of each clip of a batch.
+        train_seconds: Of each clip of a training batch, as many clips as ``batch``.
+        rounds: Turns that each contender gets, after ``warmup`` uncounted ones.
+        parts: Codec to the modules whose share of its time is shown.
+        stored_ids: How many ids the bitstream is timed on.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    modality: str
+    codecs: tuple[str, ...] = Field(min_length=1)
+    peers: tuple[str, ...] = ()
+    reference: str
+    seconds: float = Field(5.0, gt=0)
+    batch: int = Field(4, ge=1)
+    batch_seconds: float = Field(2.0, gt=0)
+    train_seconds: float = Field(1.0, gt=0)
+    rounds: int = Field(9, ge=1)
+    warmup: int = Field(2, ge=1)
+    parts: dict[str, tuple[str, ...]] = {}
+    stored_ids: int = Field(1_000_000, ge=1)
+
+
+@dataclass
+class Timing:
+    """The rounds of one contender at one task, in seconds per second of audio (a training step: per step)."""
+
+    contender: str
+    task: str
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+@dataclass
+class Cost:
+    """What a contender has to do, whatever the machine.
+
+    Args:
+        multiply_adds: Per second of audio, of ``encode`` and of ``decode``.
+        parts: Part to its multiply-adds and its seconds, both per second of audio.
+        peak_bytes: Most memory that one clip there and back takes, weights included, imports not; None if unknown.
+    """
+
+    contender: str
+    definition: str
+    parameters: int
+    multiply_adds: dict[str, float]
+    parts: dict[str, tuple[float, float]]
+    peak_bytes: float | None = None
+
+
+@dataclass
+class BenchReport:
+    """All that a run of a benchmark found."""
+
+    benchmark: dict
+    command: str
+    date: str
+    machine: dict[str, str | int]
+    versions: dict[str, str]
+    clock: Literal["wall", "cpu"]
+    load: tuple[float, float]
+    gemm: dict[str, float]
+    timings: list[Timing]
+    costs: list[Cost]
+    storage: list[Storage]
+    left_out: dict[str, str]
+
+    def seconds(self, contender: str, task: str) -> list[float]:
+        """Rounds on the chosen clock; none if the contender couldn't do it."""
+        found = [t for t in self.timings if (t.contender, t.task) == (contender, task)]
+        return getattr(found[0], self.clock) if found else []
+
+    def ratios(self, contender: str, task: str) -> list[float]:
+        """How many times faster than the reference, round by round."""
+        reference = self.seconds(self.benchmark["reference"], task)
+        return [a / b for a, b in zip(reference, self.seconds(contender, task), strict=False)]
+
+    def limit(self, cost: Cost, task: str) -> float:
+        """Seconds per second of audio that the multiply-adds alone take at the best measured rate of products."""
+        return cost.multiply_adds[task] / max(self.gemm.values())
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1) + "\n"
+
+
+def load_benchmark(source: str | Path) -> Benchmark:
+    """A benchmark by the name of a shipped file, or by path.
+
+    Raises:
+        ValueError: If there is none or its file is wrong.
+    """
+    folder = registry.data_path("eval") / "benchmarks"
+    path = Path(source) if str(source).endswith((".yaml", ".yml")) else folder / f"{source}.yaml"
+    if not path.is_file():
+        raise ValueError(f"no benchmark {str(source)!r}: expected one of {sorted(p.stem for p in folder.glob('*.yaml'))}")
+    try:
+        return Benchmark.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"{path}: {faults}") from None
+
+
+def bench(
+    benchmark: str | Path | Benchmark,
+    *,
+    threads: int | None = None,
+    clock: Literal["wall", "cpu"] = "wall",
+    output: str | Path | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> BenchReport:
+    """Time the codecs and peers of a benchmark.
+
+    Args:
+        benchmark: A shipped benchmark's name, a path, or one made in code.
+        threads: For PyTorch to use; by default as many as it does.
+        clock: ``"wall"``, or ``"cpu"`` for the seconds of processor that all threads took: on a busy machine with one thread.
+        output: JSON file for the report.
+        progress: Told what comes next.
+
+    Raises:
+        ValueError: If the benchmark or a codec in it is wrong, or the reference can't run here.
+    """
+    plan = benchmark if isinstance(benchmark, Benchmark) else load_benchmark(benchmark)
+    before, load = torch.get_num_threads(), os.getloadavg()[0]
+    torch.set_num_threads(threads or before)
+    try:
+        builders, left_out = _builders(plan)
+        contenders = {name: build() for name, (_, build) in builders.items()}
+        gemm = gemm_rate(CLOCKS[clock])
+        timings = [timing for task in TASKS for timing in _time(plan, task, contenders, left_out, progress)]
+        costs = []
+        for name, (definition, build) in builders.items():
+            progress(f"{name}: multiply-adds, parts, memory")
+            costs.append(_cost(plan, name, definition, contenders[name], clock))
+            costs[-1].peak_bytes = peak_memory(build, partial(_there_and_back, seconds=plan.seconds))
+        progress("bitstream")
+        storage = [row for name in plan.codecs for row in measure_storage(name, plan.stored_ids, plan.rounds, clock)]
+        report = BenchReport(
+            benchmark=plan.model_dump(mode="json"),
+            command=command(),
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            machine=machine(),
+            versions=versions(["transformers"]),
+            clock=clock,
+            load=(load, os.getloadavg()[0]),
+            gemm=gemm,
+            timings=timings,
+            costs=costs,
+            storage=storage,
+            left_out=left_out,
+        )
+    finally:
+        torch.set_num_threads(before)
+    if output is not None:
+        Path(output).write_text(report.to_json(), encoding="utf-8")
+    return report
+
+
+Builders = dict[str, tuple[str, Callable[[], Contender]]]
+
+
+def _builders(plan: Benchmark) -> tuple[Builders, dict[str, str]]:
+    """How to make each contender that can run here, and why the others can't."""
+    peers: Mapping[str, Peer] = registry.wing(plan.modality, "peers").PEERS if plan.peers else {}
+    if unknown := sorted(set(plan.peers) - peers.keys()):
+        raise ValueError(f"benchmark {plan.name!r}: unknown peers {unknown}: expected some of {sorted(peers)}")
+    left_out = {name: reason for name in plan.peers if (reason := peers[name].unavailable())}
+    found: Builders = {name: (registry.get_card(name).summary, partial(codec_contender, name)) for name in plan.codecs}
+    found |= {name: (peers[name].definition, peers[name].build) for name in plan.peers if name not in left_out}
+    if plan.reference not in found:
+        reason = left_out.get(plan.reference, "it is neither among the codecs nor the peers")
+        raise ValueError(f"benchmark {plan.name!r} compares with {plan.reference!r}, which cannot run: {reason}")
+    return found, left_out
+
+
+def _time(
+    plan: Benchmark,
+    task: str,
+    contenders: dict[str, Contender],
+    left_out: dict[str, str],
+    progress: Callable[[str], None],
+) -> list[Timing]:
+    """All rounds of a task, in turns."""
+    work: dict[str, tuple[Callable[[], object], float]] = {}
+    for name, contender in contenders.items():
+        try:
+            work[name] = _prepare(plan, task, contender)
+            for _ in range(plan.warmup):
+                work[name][0]()
+        except (RuntimeError, ValueError, TypeError) as error:
+            left_out[f"{name}, {task}"] = " ".join(str(error).split())[:200]
+            work.pop(name, None)
+    timings = {name: Timing(name, task) for name in work}
+    for index in range(plan.rounds):
+        progress(f"{task}: round {index + 1} of {plan.rounds}")
+        for name, (run, amount) in work.items():
+            wall, cpu = CLOCKS["wall"](), CLOCKS["cpu"]()
+            run()
+            timings[name].wall.append((CLOCKS["wall"]() - wall) / amount)
+            timings[name].cpu.append((CLOCKS["cpu"]() - cpu) / amount)
+    for contender in contenders.values():
+        contender.module.eval().zero_grad(set_to_none=True)
+    return list(timings.values())
+
+
+def _prepare(plan: Benchmark, task: str, contender: Contender) -> tuple[Callable[[], object], float]:
+    """What to run, and by how much to divide its seconds."""
+    if task == "train step":
+        return _train_step(contender, _noise(contender, plan.batch, plan.train_seconds)), 1.0
+    batch, seconds = (plan.batch, plan.batch_seconds) if task.endswith("batch") else (1, plan.seconds)
+    x = _noise(contender, batch, seconds)
+    if task.startswith("encode"):
+        return torch.no_grad()(partial(contender.encode, x)), batch * seconds
+    with torch.no_grad():
+        codes = contender.encode(x)
+    return torch.no_grad()(partial(contender.decode, codes)), batch * seconds
+
+
+def _train_step(contender: Contender, x: Tensor) -> Callable[[], None]:
+    contender.module.train()
+    optimizer = torch.optim.AdamW([p for p in contender.module.parameters() if p.requires_grad], lr=1e-6)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        contender.loss(x).backward()
+        optimizer.step()
+
+    return step
+
+
+def _cost(plan: Benchmark, name: str, definition: str, contender: Contender, clock: str) -> Cost:
+    parts, module = plan.parts.get(name, ()), contender.module
+    x = _noise(contender, 1, plan.seconds)
+    with torch.no_grad():
+        codes = contender.encode(x)
+        halves = {"encode": partial(contender.encode, x), "decode": partial(contender.decode, codes)}
+        counts = {half: multiply_adds(work, module, parts) for half, work in halves.items()}
+        rounds = []
+        for _ in range(plan.rounds):
+            with metered(module, parts, CLOCKS[clock]) as spent:
+                for work in halves.values():
+                    work()
+            rounds.append(spent)
+    per_part = {
+        part: (
+            sum(count[part] for count in counts.values()) / plan.seconds,
+            statistics.median(spent[part] for spent in rounds) / plan.seconds,
+        )
+        for part in parts
+    }
+    return Cost(
+        name,
+        definition,
+        sum(p.numel() for p in module.parameters()),
+        {half: count[""] / plan.seconds for half, count in counts.items()},
+        per_part,
+    )
+
+
+def _there_and_back(contender: Contender, seconds: float) -> None:
+    with torch.no_grad():
+        contender.decode(contender.encode(_noise(contender, 1, seconds)))
+
+
+def _noise(contender: Contender, batch: int, seconds: float) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return 0.1 * torch.randn(batch, contender.channels, round(seconds * contender.sample_rate), generator=generator)

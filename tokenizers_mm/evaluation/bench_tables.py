@@ -1,0 +1,101 @@
+"""Tables of a benchmark's report."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from tokenizers_mm.evaluation.bench import TASKS, BenchReport, Cost
+
+
+def tables(report: BenchReport) -> list[Table]:
+    """Speed, distance from the arithmetic limit, parts of each codec, storage."""
+    return [_speed(report), _limits(report), *(_parts(report, c) for c in report.costs if c.parts), _storage(report)]
+
+
+def notes(report: BenchReport) -> list[str]:
+    """What a reader has to know beside the numbers."""
+    machine, threads = report.machine, int(report.machine["threads"])
+    found = [
+        f"{machine['cpu']}, {machine['cores']} cores, {threads} threads, torch {report.versions['torch']}; "
+        f"{'wall-clock' if report.clock == 'wall' else 'processor'} time, median and range of {len(_rounds(report))} rounds"
+    ]
+    if max(report.load) - threads > 0.5:
+        found.append(
+            f"the machine was busy (load {report.load[0]:.1f} before, {report.load[1]:.1f} after): trust ratios, not seconds"
+        )
+    return found + [f"{name} left out: {reason}" for name, reason in report.left_out.items()]
+
+
+def _rounds(report: BenchReport) -> list[float]:
+    return report.seconds(report.benchmark["reference"], TASKS[0])
+
+
+def _speed(report: BenchReport) -> Table:
+    reference, clips = report.benchmark["reference"], report.benchmark["batch"]
+    table = Table(
+        title=f"ms per second of audio, times faster than {reference}; batch of {clips}; ms per training step",
+        title_justify="left",
+    )
+    table.add_column("", no_wrap=True)
+    for name in (*TASKS, "peak MB"):
+        table.add_column(name, justify="right")
+    for cost in report.costs:
+        cells = [_timed(report, cost.contender, task) for task in TASKS]
+        table.add_row(cost.contender, *cells, "-" if cost.peak_bytes is None else f"{cost.peak_bytes / 1e6:.0f}")
+    return table
+
+
+def _timed(report: BenchReport, contender: str, task: str) -> str:
+    seconds, ratios = report.seconds(contender, task), report.ratios(contender, task)
+    if not seconds:
+        return "-"
+    text = f"{_spread([1000 * s for s in seconds], '.1f')}"
+    return text if contender == report.benchmark["reference"] or not ratios else f"{text}\n{_spread(ratios, '.2f')}x"
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+
+
+def _limits(report: BenchReport) -> Table:
+    rates = ", ".join(f"{name} {2 * rate / 1e9:.0f}" for name, rate in report.gemm.items())
+    table = Table(
+        title=f"arithmetic limit at the best measured rate of matrix products (GFLOP/s: {rates})", title_justify="left"
+    )
+    table.add_column("", no_wrap=True)
+    for name in ("M params", "encode GMAC/s", "limit ms", "of limit", "decode GMAC/s", "limit ms", "of limit"):
+        table.add_column(name, justify="right")
+    for cost in report.costs:
+        cells = [f"{cost.parameters / 1e6:.1f}"]
+        for task in ("encode", "decode"):
+            limit, seconds = report.limit(cost, task), report.seconds(cost.contender, task)
+            share = f"{limit / statistics.median(seconds):.0%}" if seconds else "-"
+            cells += [f"{cost.multiply_adds[task] / 1e9:.2f}", f"{1000 * limit:.1f}", share]
+        table.add_row(cost.contender, *cells)
+    return table
+
+
+def _parts(report: BenchReport, cost: Cost) -> Table:
+    table = Table(title=f"parts of {cost.contender}, per second of audio", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in ("MMAC", "ms", "limit ms", "of limit"):
+        table.add_column(name, justify="right")
+    for part, (count, seconds) in cost.parts.items():
+        limit = count / max(report.gemm.values())
+        share = f"{limit / seconds:.0%}" if seconds and count else "-"
+        table.add_row(part, f"{count / 1e6:.0f}", f"{1000 * seconds:.2f}", f"{1000 * limit:.2f}", share)
+    return table
+
+
+def _storage(report: BenchReport) -> Table:
+    table = Table(title="stored ids: MB of 2-byte ids per second", title_justify="left")
+    for name in ("codec", "format"):
+        table.add_column(name, no_wrap=True)
+    for name in ("bits per id", "write MB/s", "read MB/s"):
+        table.add_column(name, justify="right")
+    for row in report.storage:
+        table.add_row(row.codec, row.format, f"{row.bits_per_id:.2f}", f"{row.write:.1f}", f"{row.read:.1f}")
+    return table

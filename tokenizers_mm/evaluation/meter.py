@@ -1,0 +1,113 @@
+"""What a network costs: multiply-adds, the time of its parts, the memory of a process, and what the machine could do."""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tokenizers_mm.nn.onednn import linear
+
+Clock = Callable[[], float]
+CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def multiply_adds(work: Callable[[], object], module: nn.Module, parts: Iterable[str] = ()) -> dict[str, float]:
+    """Multiply-adds of matrix products and convolutions, in all (key ``""``) and inside each part."""
+    counter = FlopCounterMode(display=False)
+    # without oneDNN every product is an operator that the counter knows, those inside an LSTM among them
+    with torch.backends.mkldnn.flags(enabled=False), torch.no_grad(), counter:
+        with metered(module, parts, lambda: counter.get_total_flops() / 2) as spent:
+            work()
+    return {"": counter.get_total_flops() / 2, **spent}
+
+
+@contextmanager
+def metered(module: nn.Module, parts: Iterable[str], read: Clock) -> Iterator[dict[str, float]]:
+    """How far ``read`` advances inside each part while the context lasts; a list of modules counts as all its items.
+
+    Raises:
+        ValueError: If there is no such part.
+    """
+    spent, handles, started = {part: 0.0 for part in parts}, [], {}
+
+    def enter(layer: nn.Module, _: Any) -> None:
+        started[layer] = read()
+
+    def leave(part: str) -> Callable[[nn.Module, Any, Any], None]:
+        def add(layer: nn.Module, _: Any, __: Any) -> None:
+            spent[part] += read() - started.pop(layer)
+
+        return add
+
+    for part in spent:
+        try:
+            found = module.get_submodule(part)
+        except AttributeError:
+            raise ValueError(f"parts: {type(module).__name__} has no part {part!r}") from None
+        for layer in found if isinstance(found, nn.ModuleList) else [found]:
+            handles += [layer.register_forward_pre_hook(enter), layer.register_forward_hook(leave(part))]
+    try:
+        yield spent
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def gemm_rate(clock: Clock, repeats: int = 9) -> dict[str, float]:
+    """Multiply-adds per second of a float32 product as large as a decoder's, by PyTorch's default and by oneDNN."""
+    x, weight = torch.randn(750, 768), torch.randn(2304, 768)
+    work = {"default": lambda: torch.mm(x, weight.T), "onednn": lambda: linear(x, weight, None)}
+    seconds: dict[str, list[float]] = {name: [] for name in work}
+    with torch.no_grad():
+        for _ in range(repeats):
+            for name, product in work.items():
+                start = clock()
+                for _ in range(5):
+                    product()
+                seconds[name].append((clock() - start) / 5)
+    return {name: x.numel() * len(weight) / statistics.median(found[1:]) for name, found in seconds.items()}
+
+
+def peak_memory(build: Callable[[], Any], work: Callable[[Any], object]) -> float | None:
+    """Most bytes that ``work(build())`` holds, weights included and imports not, in a process of its own.
+
+    Both are functions of modules (or ``functools.partial`` of such). None where the system doesn't say (only Linux does), or
+    the process fails.
+    """
+    if not Path("/proc/self/status").is_file():
+        return None
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_measure_peak, args=(theirs, build, work, torch.get_num_threads()))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv()
+    except EOFError:
+        return None
+    finally:
+        process.join()
+
+
+def _measure_peak(pipe: Any, build: Callable[[], Any], work: Callable[[Any], object], threads: int) -> None:
+    torch.set_num_threads(threads)
+    with torch.device("meta"):  # imports all that it needs, and takes no memory of its own
+        build()
+    before = _status("VmRSS")
+    work(build())
+    pipe.send(_status("VmHWM") - before)
+
+
+def _status(key: str) -> float:
+    """A figure of this process in bytes. Not ``getrusage``, whose peak a new process inherits from its parent."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))
