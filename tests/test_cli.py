@@ -281,6 +281,7 @@ def test_quickstart_writes_tokens_sound_picture_and_report(tmp_path: Path, capsy
     for name, size in sizes.items():
         assert f"as {name} ({size} bytes)" in text
     assert json.loads((folder / "report.json").read_text())["codecs"][0]["codec"] == "wavtokenizer-speech-16k"
+    assert "wavtokenizer-speech-16k" in (folder / "report.html").read_text(encoding="utf-8")
     assert "Done." in text
 
 

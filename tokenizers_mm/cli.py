@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -368,6 +368,33 @@ def leaderboard(
         _complain(ValueError("; ".join(faults)), file)
     if board.rejected:
         raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    benchmark: Annotated[str, typer.Argument(help="A shipped benchmark, or a YAML file.")] = "audio",
+    threads: Annotated[
+        int | None, typer.Option("--threads", "-t", help="Threads of PyTorch; default: its own choice.", min=1)
+    ] = None,
+    clock: Annotated[
+        Literal["wall", "cpu"],
+        typer.Option("--clock", help="cpu: processor time, for a busy machine and one thread."),
+    ] = "wall",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the report.")] = None,
+) -> None:
+    """Time codecs beside public ones, in turns: encoding, decoding, training, memory, storage.
+
+    Example: [cyan]mmtok bench --threads 2 -o bench.json[/]
+    """
+    from tokenizers_mm.evaluation import bench_tables
+    from tokenizers_mm.evaluation.bench import bench as run
+
+    with err.status("building the contenders") as status:
+        report = run(benchmark, threads=threads, clock=clock, output=output, progress=status.update)
+    for table in bench_tables.tables(report):
+        out.print(table)
+    for note in bench_tables.notes(report):
+        out.print(f"* {note}", markup=False, highlight=False)
 
 
 @convert_app.command("wavtokenizer")

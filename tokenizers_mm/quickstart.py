@@ -14,6 +14,7 @@ from tokenizers_mm.tokens import Tokens
 CODEC = "wavtokenizer-speech-16k"
 RECIPE = "wavtokenizer-small"
 CLIPS, EVALUATED = 3, 6
+BASELINES = ("opus-6", "opus-12")
 
 
 def run(output: Path, *, train_seconds: int = 60, console: Console | None = None) -> None:
@@ -96,10 +97,23 @@ def _picture(codec: Codec, pairs: list[tuple[Path, Path]], path: Path) -> None:
 
 
 def _evaluate(output: Path, console: Console) -> None:
+    from tokenizers_mm.evaluation.html import write_html
     from tokenizers_mm.evaluation.run import evaluate
 
-    report = evaluate([CODEC], data=samples(), output=output / "report.json", limit=EVALUATED, progress=False)
+    clips = output / "clips"
+    report = evaluate(
+        [CODEC],
+        data=samples(),
+        output=output / "report.json",
+        limit=EVALUATED,
+        baselines=BASELINES,
+        keep=clips,
+        resume=False,
+        progress=False,
+    )
     console.print(report.table())
+    page = write_html(report, output / "report.html", items_folder=clips)
+    console.print(f"   to listen and compare: {page}", highlight=False)
 
 
 def _train(output: Path, seconds: int, console: Console) -> None:
@@ -132,7 +146,7 @@ def _short_run(seconds: int) -> list[str]:
 def _next_steps(output: Path, console: Console) -> None:
     console.print(
         f"""
-[bold green]Done.[/] Listen to {output}/*.wav, look at {output}/spectrograms.png, then try:
+[bold green]Done.[/] Open {output}/report.html in a browser, listen to {output}/*.wav, then try:
    mmtok encode your.mp3 -c {CODEC}
    mmtok train {RECIPE} --set data.init_args.train.path=FOLDER_OF_AUDIO
    mmtok eval {CODEC} {output}/run/codec

@@ -19,7 +19,7 @@ from tokenizers_mm.audio.convert import convert_wavtokenizer, infer_arguments, r
 
 State = dict[str, Tensor]
 ENCODEC = "feature_extractor.encodec"
-SMALL = {"filters": 4, "width": 64, "entries": 32, "dim": 256, "intermediate": 48, "layers": 2}
+SMALL = {"filters": 4, "width": 64, "entries": 32, "dim": 64, "intermediate": 48, "layers": 2}
 PUBLISHED = {"filters": 32, "width": 512, "entries": 4096, "dim": 768, "intermediate": 2304, "layers": 12}
 
 
@@ -162,7 +162,8 @@ def reference_wave(state: State, codes: Tensor, embedding: int) -> Tensor:
         return F.conv1d(x, state[f"{key}.weight"], state[f"{key}.bias"], padding=padding, groups=groups)
 
     def group_norm(key: str, x: Tensor) -> Tensor:
-        return F.group_norm(x, 32, state[f"{key}.weight"], state[f"{key}.bias"], eps=1e-6)
+        groups = min(32, x.shape[1] // 8)  # 32 of the published 768 channels
+        return F.group_norm(x, groups, state[f"{key}.weight"], state[f"{key}.bias"], eps=1e-6)
 
     def ada_norm(key: str, x: Tensor) -> Tensor:
         x = F.layer_norm(x, x.shape[-1:], eps=1e-6)

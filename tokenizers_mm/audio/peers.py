@@ -7,6 +7,7 @@ with Improved RVQGAN", 2023. Mimi: Défossez et al., "Moshi: a speech-text found
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
@@ -17,7 +18,7 @@ from tokenizers_mm.evaluation.contender import Contender, Peer
 
 
 def _unavailable() -> str | None:
-    return None if find_spec("transformers") else "transformers is not installed: pip install tokenizers_mm[peers]"
+    return None if find_spec("transformers") and int(version("transformers").split(".")[0]) >= 5 else "transformers 5 is not installed: pip install tokenizers_mm[peers]"
 
 
 def _contender(model: Any, encode: Callable, decode: Callable, network: Callable[[Tensor], Tensor]) -> Contender:
@@ -60,16 +61,11 @@ def _mimi() -> Contender:
     from transformers import MimiConfig, MimiModel
 
     model: Any = MimiModel(MimiConfig())
-
-    def network(x: Tensor) -> Tensor:
-        z = model.downsample(model.encoder_transformer(model.encoder(x).mT)[0].mT)
-        return model.decoder(model.decoder_transformer(model.upsample(z).mT)[0].mT)
-
     return _contender(
         model,
         lambda x: model.encode(x, num_quantizers=8),
         lambda codes: model.decode(codes.audio_codes).audio_values,
-        network,
+        lambda x: model.decoder(model.encoder(x)[0]).audio_values,
     )
 
 

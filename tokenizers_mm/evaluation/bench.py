@@ -27,6 +27,7 @@ from tokenizers_mm.evaluation.meter import CLOCKS, gemm_rate, metered, multiply_
 from tokenizers_mm.evaluation.storage import Storage, measure_storage
 
 TASKS = ("encode", "decode", "encode batch", "decode batch", "train step")
+BOTH = "there and back"
 
 
 class Benchmark(BaseModel):
@@ -110,7 +111,9 @@ class BenchReport:
     left_out: dict[str, str]
 
     def seconds(self, contender: str, task: str) -> list[float]:
-        """Rounds on the chosen clock; none if the contender couldn't do it."""
+        """Rounds on the chosen clock, of ``BOTH`` the sums of encoding and decoding; none if the contender couldn't do it."""
+        if task == BOTH:
+            return [sum(pair) for pair in zip(*(self.seconds(contender, half) for half in TASKS[:2]), strict=False)]
         found = [t for t in self.timings if (t.contender, t.task) == (contender, task)]
         return getattr(found[0], self.clock) if found else []
 
@@ -233,7 +236,7 @@ def _time(
             work[name] = _prepare(plan, task, contender)
             for _ in range(plan.warmup):
                 work[name][0]()
-        except (RuntimeError, ValueError, TypeError) as error:
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             left_out[f"{name}, {task}"] = " ".join(str(error).split())[:200]
             work.pop(name, None)
     timings = {name: Timing(name, task) for name in work}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 
 from rich.table import Table
 
-from tokenizers_mm.evaluation.bench import TASKS, BenchReport, Cost
+from tokenizers_mm.evaluation.bench import BOTH, TASKS, BenchReport, Cost
 
+COLUMNS = (TASKS[0], TASKS[1], BOTH, *TASKS[2:])
 
 def tables(report: BenchReport) -> list[Table]:
     """Speed, distance from the arithmetic limit, parts of each codec, storage."""
@@ -19,8 +19,8 @@ def notes(report: BenchReport) -> list[str]:
     """What a reader has to know beside the numbers."""
     machine, threads = report.machine, int(report.machine["threads"])
     found = [
-        f"{machine['cpu']}, {machine['cores']} cores, {threads} threads, torch {report.versions['torch']}; "
-        f"{'wall-clock' if report.clock == 'wall' else 'processor'} time, median and range of {len(_rounds(report))} rounds"
+        f"{machine['cpu']}, {machine['cores']} cores, {threads} thread{"s" * (threads > 1)}, torch {report.versions['torch']}; "
+        f"{'wall-clock' if report.clock == 'wall' else 'processor'} time, median of {len(_rounds(report))} rounds"
     ]
     if max(report.load) - threads > 0.5:
         found.append(
@@ -36,14 +36,14 @@ def _rounds(report: BenchReport) -> list[float]:
 def _speed(report: BenchReport) -> Table:
     reference, clips = report.benchmark["reference"], report.benchmark["batch"]
     table = Table(
-        title=f"ms per second of audio, times faster than {reference}; batch of {clips}; ms per training step",
+        title=f"ms per second of audio, and how many times faster than {reference} (range); batch of {clips}; ms per training step",
         title_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for name in (*TASKS, "peak MB"):
+    for name in (*COLUMNS, "peak MB"):
         table.add_column(name, justify="right")
     for cost in report.costs:
-        cells = [_timed(report, cost.contender, task) for task in TASKS]
+        cells = [_timed(report, cost.contender, task) for task in COLUMNS]
         table.add_row(cost.contender, *cells, "-" if cost.peak_bytes is None else f"{cost.peak_bytes / 1e6:.0f}")
     return table
 
@@ -52,12 +52,10 @@ def _timed(report: BenchReport, contender: str, task: str) -> str:
     seconds, ratios = report.seconds(contender, task), report.ratios(contender, task)
     if not seconds:
         return "-"
-    text = f"{_spread([1000 * s for s in seconds], '.1f')}"
-    return text if contender == report.benchmark["reference"] or not ratios else f"{text}\n{_spread(ratios, '.2f')}x"
-
-
-def _spread(values: Sequence[float], form: str) -> str:
-    return f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
+    text = f"{1000 * statistics.median(seconds):.1f}"
+    if contender == report.benchmark["reference"]:
+        return text
+    return f"{text}\n{statistics.median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 def _limits(report: BenchReport) -> Table:

@@ -52,12 +52,12 @@ class Peer:
 
 
 def codec_contender(name: str) -> Contender:
-    """A codec of ours by card or folder, with random weights and the whole contract around them.
+    """The codec of a card, with random weights and the whole contract around them.
 
     Raises:
-        ValueError: If there is no such codec, or its signals have no rate.
+        ValueError: If there is no such card, or its signals have no rate.
     """
-    codec = registry.load(name, pretrained=False).eval()
+    codec = registry.build(registry.get_card(name)).eval()
     if codec.spec.sample_rate is None or codec.signal_ndim != 3:
         raise ValueError(f"real-time factors need signals [B, C, N] with a sample rate, which {name!r} does not take")
 
