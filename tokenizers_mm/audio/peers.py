@@ -18,7 +18,11 @@ from tokenizers_mm.evaluation.contender import Contender, Peer
 
 
 def _unavailable() -> str | None:
-    return None if find_spec("transformers") and int(version("transformers").split(".")[0]) >= 5 else "transformers 5 is not installed: pip install tokenizers_mm[peers]"
+    return (
+        None
+        if find_spec("transformers") and int(version("transformers").split(".")[0]) >= 5
+        else "transformers 5 is not installed: pip install tokenizers_mm[peers]"
+    )
 
 
 def _contender(model: Any, encode: Callable, decode: Callable, network: Callable[[Tensor], Tensor]) -> Contender:
@@ -45,9 +49,7 @@ def _encodec() -> Contender:
 def _dac() -> Contender:
     from transformers import DacConfig, DacModel
 
-    config = DacConfig(
-        sampling_rate=24000, downsampling_ratios=[2, 4, 5, 8], upsampling_ratios=[8, 5, 4, 2], n_codebooks=32
-    )
+    config = DacConfig(sampling_rate=24000, downsampling_ratios=[2, 4, 5, 8], n_codebooks=32)
     model: Any = DacModel(config)
     return _contender(
         model,

@@ -139,7 +139,9 @@ def load_benchmark(source: str | Path) -> Benchmark:
     folder = registry.data_path("eval") / "benchmarks"
     path = Path(source) if str(source).endswith((".yaml", ".yml")) else folder / f"{source}.yaml"
     if not path.is_file():
-        raise ValueError(f"no benchmark {str(source)!r}: expected one of {sorted(p.stem for p in folder.glob('*.yaml'))}")
+        raise ValueError(
+            f"no benchmark {str(source)!r}: expected one of {sorted(p.stem for p in folder.glob('*.yaml'))}"
+        )
     try:
         return Benchmark.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -178,7 +180,8 @@ def bench(
         gemm = gemm_rate(CLOCKS[clock])
         timings = [timing for task in TASKS for timing in _time(plan, task, contenders, left_out, progress)]
         costs = []
-        for name, (definition, build) in builders.items():
+        able = {timing.contender for timing in timings if timing.task == "decode"}
+        for name, (definition, build) in ((name, builders[name]) for name in builders if name in able):
             progress(f"{name}: multiply-adds, parts, memory")
             costs.append(_cost(plan, name, definition, contenders[name], clock))
             costs[-1].peak_bytes = peak_memory(build, partial(_there_and_back, seconds=plan.seconds))
@@ -214,7 +217,8 @@ def _builders(plan: Benchmark) -> tuple[Builders, dict[str, str]]:
     if unknown := sorted(set(plan.peers) - peers.keys()):
         raise ValueError(f"benchmark {plan.name!r}: unknown peers {unknown}: expected some of {sorted(peers)}")
     left_out = {name: reason for name in plan.peers if (reason := peers[name].unavailable())}
-    found: Builders = {name: (registry.get_card(name).summary, partial(codec_contender, name)) for name in plan.codecs}
+    cards = {name: registry.get_card(name) for name in plan.codecs}
+    found: Builders = {name: (card.summary, partial(codec_contender, card)) for name, card in cards.items()}
     found |= {name: (peers[name].definition, peers[name].build) for name in plan.peers if name not in left_out}
     if plan.reference not in found:
         reason = left_out.get(plan.reference, "it is neither among the codecs nor the peers")

@@ -10,6 +10,7 @@ from tokenizers_mm.evaluation.bench import BOTH, TASKS, BenchReport, Cost
 
 COLUMNS = (TASKS[0], TASKS[1], BOTH, *TASKS[2:])
 
+
 def tables(report: BenchReport) -> list[Table]:
     """Speed, distance from the arithmetic limit, parts of each codec, storage."""
     return [_speed(report), _limits(report), *(_parts(report, c) for c in report.costs if c.parts), _storage(report)]
@@ -18,9 +19,10 @@ def tables(report: BenchReport) -> list[Table]:
 def notes(report: BenchReport) -> list[str]:
     """What a reader has to know beside the numbers."""
     machine, threads = report.machine, int(report.machine["threads"])
+    clock = "wall-clock" if report.clock == "wall" else "processor"
     found = [
-        f"{machine['cpu']}, {machine['cores']} cores, {threads} thread{"s" * (threads > 1)}, torch {report.versions['torch']}; "
-        f"{'wall-clock' if report.clock == 'wall' else 'processor'} time, median of {len(_rounds(report))} rounds"
+        f"{machine['cpu']}, {machine['cores']} cores, {threads} in use, torch {report.versions['torch']}; "
+        f"{clock} time, median of {report.benchmark['rounds']} rounds, weights random"
     ]
     if max(report.load) - threads > 0.5:
         found.append(
@@ -29,14 +31,10 @@ def notes(report: BenchReport) -> list[str]:
     return found + [f"{name} left out: {reason}" for name, reason in report.left_out.items()]
 
 
-def _rounds(report: BenchReport) -> list[float]:
-    return report.seconds(report.benchmark["reference"], TASKS[0])
-
-
 def _speed(report: BenchReport) -> Table:
     reference, clips = report.benchmark["reference"], report.benchmark["batch"]
     table = Table(
-        title=f"ms per second of audio, and how many times faster than {reference} (range); batch of {clips}; ms per training step",
+        title=f"ms per second of audio (training: per step), times faster than {reference} (range); batches of {clips}",
         title_justify="left",
     )
     table.add_column("", no_wrap=True)

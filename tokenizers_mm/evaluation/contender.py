@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizers_mm import registry
+from tokenizers_mm.cards import Card
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,17 @@ class Peer:
     unavailable: Callable[[], str | None]
 
 
-def codec_contender(name: str) -> Contender:
+def codec_contender(card: Card) -> Contender:
     """The codec of a card, with random weights and the whole contract around them.
 
     Raises:
-        ValueError: If there is no such card, or its signals have no rate.
+        ValueError: If its signals have no rate.
     """
-    codec = registry.build(registry.get_card(name)).eval()
+    codec = registry.build(card).eval()
     if codec.spec.sample_rate is None or codec.signal_ndim != 3:
-        raise ValueError(f"real-time factors need signals [B, C, N] with a sample rate, which {name!r} does not take")
+        raise ValueError(
+            f"real-time factors need signals [B, C, N] with a sample rate, which {card.name!r} does not take"
+        )
 
     def loss(x: Tensor) -> Tensor:
         output = codec(x)

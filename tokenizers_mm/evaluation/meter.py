@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,10 +24,12 @@ CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 def multiply_adds(work: Callable[[], object], module: nn.Module, parts: Iterable[str] = ()) -> dict[str, float]:
     """Multiply-adds of matrix products and convolutions, in all (key ``""``) and inside each part."""
     counter = FlopCounterMode(display=False)
-    # without oneDNN every product is an operator that the counter knows, those inside an LSTM among them
-    with torch.backends.mkldnn.flags(enabled=False), torch.no_grad(), counter:
-        with metered(module, parts, lambda: counter.get_total_flops() / 2) as spent:
-            work()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="TF32")  # the switch below warns of a setting that it doesn't touch
+        # without oneDNN every product is an operator that the counter knows, those inside an LSTM among them
+        with torch.backends.mkldnn.flags(enabled=False), torch.no_grad(), counter:
+            with metered(module, parts, lambda: counter.get_total_flops() / 2) as spent:
+                work()
     return {"": counter.get_total_flops() / 2, **spent}
 
 
@@ -37,7 +40,7 @@ def metered(module: nn.Module, parts: Iterable[str], read: Clock) -> Iterator[di
     Raises:
         ValueError: If there is no such part.
     """
-    spent, handles, started = {part: 0.0 for part in parts}, [], {}
+    spent, handles, started = dict.fromkeys(parts, 0.0), [], {}
 
     def enter(layer: nn.Module, _: Any) -> None:
         started[layer] = read()

@@ -120,8 +120,9 @@ class PackedConv1d(Packed):
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(layer.weight.detach()[:, :, None], *self.geometry)
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x.mT.contiguous().mT[:, :, None]
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *self.geometry, "none", [], "")[:, :, 0]
+        rows = x.mT.contiguous().mT[:, :, None]  # [B, C, 1, N]
+        convolve = torch.ops.mkldnn._convolution_pointwise
+        return convolve(rows, self.weight, self.bias, *self.geometry, "none", [], "")[:, :, 0]
 
 
 class PackedLSTM(Packed):
@@ -137,9 +138,7 @@ class PackedLSTM(Packed):
             )
             self.layers.append((*weights, *(bias.detach() for bias in biases)))
 
-    def __call__(
-        self, x: Tensor, memory: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def __call__(self, x: Tensor, memory: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         if memory is None:
             zeros = x.new_zeros(len(self.layers), len(x), self.size)
             memory = (zeros, zeros)
@@ -164,9 +163,11 @@ class Packing(nn.Module):
 
     def packed(self, layer: nn.Module, x: Tensor, kind: Callable[..., Packed]) -> Callable[..., Any]:
         """``layer``, or where ``x`` allows it, what stands in for it."""
-        if self.training or not usable(x) or any(tensor.is_inference() for tensor in layer.parameters()):
+        if self.training or not usable(x):
             return layer
         if self._packed is None or not self._packed.fits(layer):
+            if any(tensor.is_inference() for tensor in layer.parameters()):  # their changes aren't counted
+                return layer
             self._packed = kind(layer)
         return cast(Callable[..., Any], self._packed)
 

@@ -1,0 +1,203 @@
+"""Benchmarks: counts against arithmetic by hand, turns and ratios, what is left out and why."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from types import SimpleNamespace
+
+import pytest
+import torch
+import yaml
+from rich.console import Console
+from torch import nn
+
+from tokenizers_mm import registry
+from tokenizers_mm.evaluation import bench_tables
+from tokenizers_mm.evaluation.bench import BOTH, TASKS, Benchmark, BenchReport, Timing, bench, load_benchmark
+from tokenizers_mm.evaluation.contender import Contender, Peer
+from tokenizers_mm.evaluation.meter import gemm_rate, metered, multiply_adds, peak_memory
+from tokenizers_mm.evaluation.storage import measure_storage
+
+CONFIG = {
+    "sample_rate": 16000,
+    "strides": [2, 4, 5, 8],
+    "n_filters": 2,
+    "encoder_dim": 16,
+    "dim": 16,
+    "intermediate_dim": 32,
+    "layers": 1,
+    "quantizer": {"kind": "vq", "codebook_size": 16},
+}
+
+
+class Toy(nn.Module):
+    """A peer of one convolution; broken where asked."""
+
+    def __init__(self, broken: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Conv1d(1, 1, 9, padding=4), nn.Identity()])
+        self.broken = broken
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.broken:
+            raise RuntimeError("this one cannot")
+        return self.layers[0](x)
+
+
+def toy(broken: bool = False) -> Contender:
+    module = Toy(broken)
+    return Contender(module, 16000, 1, lambda x: x, module, lambda x: module(x).square().mean())
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Benchmark:
+    peers = {
+        "toy": Peer("one convolution", toy, lambda: None),
+        "broken": Peer("raises", partial(toy, broken=True), lambda: None),
+        "absent": Peer("needs a package", toy, lambda: "no such package"),
+    }
+    real = registry.wing
+    monkeypatch.setattr(
+        registry, "wing", lambda m, room: SimpleNamespace(PEERS=peers) if room == "peers" else real(m, room)
+    )
+    monkeypatch.setattr("tokenizers_mm.evaluation.bench.peak_memory", lambda build, work: 1e6)
+    card = yaml.safe_load((registry.data_path("codecs") / "wavtokenizer-75.yaml").read_text())
+    spec = {"codebook_sizes": [16], "hop": [320], "sample_rate": 16000}
+    registry.register({**card, "name": "tiny", "config": CONFIG, "spec": spec, "published": []})
+    return Benchmark(
+        name="test",
+        modality="audio",
+        codecs=("tiny",),
+        peers=("toy", "broken", "absent"),
+        reference="toy",
+        seconds=0.1,
+        batch=2,
+        batch_seconds=0.05,
+        train_seconds=0.04,
+        rounds=3,
+        warmup=1,
+        parts={"tiny": ("encoder.layers", "head")},
+        stored_ids=500,
+    )
+
+
+def test_a_run_times_everyone_in_turn_and_says_who_could_not(plan, tmp_path) -> None:
+    report = bench(plan, threads=1, clock="cpu", output=tmp_path / "bench.json")
+    for name in ("tiny", "toy"):
+        assert all(len(report.seconds(name, task)) == 3 for task in (*TASKS, BOTH))
+    assert report.left_out["absent"] == "no such package"
+    assert report.left_out["broken, decode"] == "this one cannot"
+    assert report.ratios("toy", "decode") == [1.0, 1.0, 1.0]
+    assert [cost.contender for cost in report.costs] == ["tiny", "toy"]
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found["machine"]["threads"] == 1
+    assert {row["format"] for row in found["storage"]} == {"mmt", "npz", "int16"}
+    console = Console(width=200, record=True)
+    for table in bench_tables.tables(report):
+        console.print(table)
+    text = console.export_text() + " ".join(bench_tables.notes(report))
+    assert "there and back" in text
+    assert "absent left out: no such package" in text
+
+
+def test_the_threads_are_as_before_and_the_networks_back_in_evaluation(plan) -> None:
+    before = torch.get_num_threads()
+    bench(plan, threads=1)
+    assert torch.get_num_threads() == before
+
+
+def test_a_reference_that_cannot_run_is_refused(plan) -> None:
+    with pytest.raises(ValueError, match="'absent', which cannot run: no such package"):
+        bench(plan.model_copy(update={"reference": "absent"}))
+    with pytest.raises(ValueError, match=r"unknown peers \['mp3'\]"):
+        bench(plan.model_copy(update={"peers": ("mp3",)}))
+    with pytest.raises(ValueError, match="no part 'nothing'"):
+        bench(plan.model_copy(update={"parts": {"tiny": ("nothing",)}}))
+
+
+def test_ratios_pair_the_rounds() -> None:
+    timings = [Timing("a", "encode", [2.0, 8.0], [1.0, 1.0]), Timing("b", "encode", [1.0, 2.0], [1.0, 1.0])]
+    timings += [Timing("a", "decode", [1.0, 1.0], []), Timing("b", "decode", [2.0, 1.0], [])]
+    report = BenchReport({"reference": "a"}, "", "", {}, {}, "wall", (0, 0), {}, timings, [], [], {})
+    assert report.ratios("b", "encode") == [2.0, 4.0]
+    assert report.ratios("b", BOTH) == [1.0, 3.0]
+    assert report.seconds("c", "encode") == report.ratios("c", "encode") == []
+
+
+def test_multiply_adds_are_those_of_the_arithmetic() -> None:
+    layers = nn.ModuleList([nn.Conv1d(4, 6, 5, stride=2), nn.Conv1d(6, 6, 3, groups=6)])
+    lstm, linear = nn.LSTM(6, 8, 2, batch_first=True), nn.Linear(8, 3)
+    module = nn.ModuleDict({"convs": layers, "lstm": lstm, "linear": linear})
+
+    def work() -> None:
+        y = torch.randn(1, 4, 25)
+        for layer in layers:
+            y = layer(y)  # 11, then 9 steps
+        linear(lstm(y.mT)[0])
+
+    found = multiply_adds(work, module, ["convs", "lstm", "linear"])
+    convs = 11 * 6 * 4 * 5 + 9 * 6 * 3
+    recurrent = 9 * 4 * 8 * (6 + 8 + 8 + 8)
+    assert found == {"": convs + recurrent + 9 * 8 * 3, "convs": convs, "lstm": recurrent, "linear": 9 * 8 * 3}
+
+
+def test_parts_add_up_what_the_clock_says_while_they_run() -> None:
+    now = iter(range(100))
+    module = nn.Sequential(nn.Identity(), nn.ModuleList())
+    with metered(module, ["0"], lambda: float(next(now))) as spent:
+        module[0](torch.ones(1))
+        module[0](torch.ones(1))
+    module[0](torch.ones(1))
+    assert spent == {"0": 2.0}
+    assert next(now) == 4
+
+
+def test_peak_memory_counts_what_was_there_at_once_and_not_the_parents() -> None:
+    ballast = torch.ones(100 << 18)
+    found = peak_memory(partial(torch.ones, 40 << 18), torch.clone)
+    if found is None:
+        pytest.skip("this system doesn't say")
+    assert 80e6 < found < 80e6 + ballast.nbytes / 2
+
+
+def test_rates_are_positive_and_files_as_large_as_entropy_allows() -> None:
+    assert min(gemm_rate(lambda: float(torch.rand(1)) + 1e-9, repeats=2).values()) != 0
+    rows = {row.format: row for row in measure_storage("wavtokenizer-75", 20000, 1, "wall")}
+    assert rows["int16"].bits_per_id == 16
+    assert 10 < rows["mmt"].bits_per_id < 12.5 < rows["npz"].bits_per_id
+    assert all(row.write > 0 and row.read > 0 for row in rows.values())
+
+
+def test_the_shipped_benchmark_names_cards_peers_and_parts_that_exist() -> None:
+    plan = load_benchmark("audio")
+    assert plan.reference in plan.peers
+    assert set(plan.peers) <= registry.wing("audio", "peers").PEERS.keys()
+    for name in plan.codecs:
+        with torch.device("meta"):
+            codec = registry.build(registry.get_card(name))
+        for part in plan.parts.get(name, ()):
+            codec.get_submodule(part)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "is not YAML"),
+        ("name: a\nmodality: audio\ncodecs: []\nreference: b\nspeed: 3", "speed: Extra inputs"),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_fault(tmp_path, text, message) -> None:
+    (tmp_path / "b.yaml").write_text(text)
+    with pytest.raises(ValueError, match=rf"b\.yaml.*{message}"):
+        load_benchmark(tmp_path / "b.yaml")
+    with pytest.raises(ValueError, match=r"no benchmark 'nope': expected one of \['audio'\]"):
+        load_benchmark("nope")
+
+
+def test_peers_compete_in_their_published_sizes() -> None:
+    pytest.importorskip("transformers")
+    peers = registry.wing("audio", "peers").PEERS
+    with torch.device("meta"):
+        sizes = {name: sum(p.numel() for p in peer.build().module.parameters()) for name, peer in peers.items()}
+    assert sizes == {"encodec-24k": 14_851_810, "dac-24k": 74_653_857, "mimi": 79_308_609}
