@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tokenizers_mm.audio import files
 from tokenizers_mm.audio.sources import AudioSource, Clips
+from tokenizers_mm.threads import one_thread
 from tokenizers_mm.tokens import TokenSpec
 
 __all__ = ["AudioDataModule", "AudioSource", "Batch", "FixedClips", "RandomSegments", "ResumableLoader", "collate"]
@@ -64,6 +65,10 @@ class RandomSegments(Dataset):
         return len(self.units)
 
     def __getitem__(self, index: int) -> Tensor:
+        with one_thread():  # as in a worker process, so that their number changes nothing
+            return self._example(index)
+
+    def _example(self, index: int) -> Tensor:
         turn, place = divmod(index, len(self.units))
         if self._order[0] != turn:
             self._order = (turn, np.random.default_rng((self.seed, 0, turn)).permutation(self.units))

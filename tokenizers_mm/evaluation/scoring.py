@@ -15,6 +15,7 @@ from torch import Tensor
 from tokenizers_mm import registry
 from tokenizers_mm.evaluation.metric import Metric, Scores
 from tokenizers_mm.evaluation.models import Model
+from tokenizers_mm.threads import one_thread
 from tokenizers_mm.tokens import TokenSpec
 
 
@@ -72,15 +73,12 @@ def scorer(
 
 def _score(job: _Plain) -> Scores:
     modality, names, reference, estimate, spec = job
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
         compute = registry.wing(modality, "metrics").compute
-        return compute(torch.from_numpy(reference), torch.from_numpy(estimate), spec, names)
+        with one_thread():
+            return compute(torch.from_numpy(reference), torch.from_numpy(estimate), spec, names)
     except Exception as error:
         return Scores.failed(names, f"{type(error).__name__}: {error}")
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _with_models(modality: str, names: tuple[str, ...], job: Job, models: Mapping[str, Model]) -> Scores:
