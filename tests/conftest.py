@@ -1,4 +1,4 @@
-"""What every test shares: quiet single-threaded torch, no network, a registry that tests cannot leave marks on."""
+"""What every test shares: a fixed seed, no network, a registry that tests cannot leave marks on."""
 
 from __future__ import annotations
 
