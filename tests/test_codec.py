@@ -11,6 +11,8 @@ from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 
 from tokenizers_mm.audio import WavTokenizer
+from tokenizers_mm.codec import Codec, CodecOutput
+from tokenizers_mm.tokens import Tokens, TokenSpec
 
 TINY = {
     "sample_rate": 16000,
@@ -165,3 +167,27 @@ def test_encode_and_decode_refuse_what_is_not_theirs() -> None:
         codec.decode(tokens[:0])
     with pytest.raises(ValueError, match=r"ids\[0, 0, 0\] must be in \[0, 16\), got 16"):
         type(tokens)(torch.full((1, 2, 3), 16), codec.spec)
+
+
+class Rounding(Codec):
+    """A codec without a single parameter: every sample is one of 256 levels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spec = TokenSpec("audio", (256,), hop=(1,), sample_rate=8000)
+
+    def _encode(self, x: torch.Tensor, lengths: torch.Tensor) -> Tokens:
+        return Tokens(((x.mT + 1) * 127.5).round().long().clamp(0, 255), self.spec)
+
+    def _decode(self, tokens: Tokens) -> torch.Tensor:
+        return tokens.ids.mT / 127.5 - 1
+
+    def forward(self, x: torch.Tensor, lengths: torch.Tensor | None = None) -> CodecOutput:
+        tokens = self._encode(x, torch.tensor([]))
+        return CodecOutput(self._decode(tokens), tokens.ids, x.new_zeros(()))
+
+
+def test_a_codec_needs_no_parameters() -> None:
+    x = torch.linspace(-1, 1, 50)[None, None]
+    torch.testing.assert_close(Rounding().reconstruct(x), x, atol=1 / 255, rtol=0)
+    torch.testing.assert_close(Rounding().reconstruct(x.double()).double(), x.double(), atol=1 / 255, rtol=0)

@@ -98,7 +98,7 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
             ValueError: If its shape, rate, lengths or values are not what this codec takes.
         """
         lengths = self._check_signal(x, lengths, sample_rate)
-        x = x.to(self.device, next(self.parameters()).dtype)
+        x = x.to(self.device, next((t.dtype for t in self.parameters()), torch.float32))
         with self._inference():
             if bool((lengths == x.shape[-1]).all()):
                 tokens = self._encode(x, lengths)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -98,7 +97,7 @@ class DecodeStream:
         Raises:
             ValueError: If the tokens are another codec's or the batch size changes within a session.
         """
-        self.codec._check_spec(replace(tokens.spec))
+        self.codec._check_spec(tokens.spec)
         if self.batch not in (None, len(tokens)):
             raise ValueError(f"tokens must keep the session's batch of {self.batch}, got {len(tokens)}")
         self.batch = len(tokens)
