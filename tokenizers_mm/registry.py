@@ -10,6 +10,7 @@ A plug-in package declares, in its ``pyproject.toml``::
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -28,6 +29,7 @@ import torch
 
 from tokenizers_mm.cards import HUB, Card, CardError, parse_card, read_card, read_cards
 from tokenizers_mm.codec import Codec
+from tokenizers_mm.published import Converter
 from tokenizers_mm.tokens import TokenSpec
 from tokenizers_mm.weights import CONFIG, WEIGHTS, read_config
 
@@ -73,6 +75,21 @@ def wing(modality: str, room: str) -> ModuleType:
     if importlib.util.find_spec(f"{package}.{room}") is None:
         raise ValueError(f"the {modality} wing has no {room!r}: {package}.{room} does not exist")
     return importlib.import_module(f"{package}.{room}")
+
+
+def converter(family: str) -> Converter:
+    """The function that converts published checkpoints of a family, from whichever wing has it.
+
+    Raises:
+        ValueError: If no wing does; the message lists those that there are.
+    """
+    known: dict[str, Converter] = {}
+    for modality in sorted({card.modality for card in _cards().values()}):
+        with contextlib.suppress(ValueError):  # not every wing converts
+            known |= wing(modality, "convert").CONVERTERS
+    if family not in known:
+        raise ValueError(f"family must be one of {', '.join(sorted(known))}, got {family!r}")
+    return known[family]
 
 
 def list_codecs(pattern: str = "*", modality: str | None = None) -> list[Card]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tokenizers_mm.audio import WavTokenizer
-from tokenizers_mm.audio.convert import convert_wavtokenizer, infer_arguments, rename
+from tokenizers_mm.audio.convert.wavtokenizer import convert_wavtokenizer, infer_arguments, rename
 
 State = dict[str, Tensor]
 ENCODEC = "feature_extractor.encodec"

@@ -1,6 +1,6 @@
-"""Checkpoints of other implementations to ours.
+"""Published WavTokenizer checkpoints to ours.
 
-WavTokenizer's published files are Lightning checkpoints: a pickled mapping with the weights under ``state_dict``,
+The published files are Lightning checkpoints: a pickled mapping with the weights under ``state_dict``,
 beside those of discriminators and of an unused decoder. Sizes are read from the weights, so any strides convert.
 """
 
@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import load_file
 from torch import Tensor
 
 from tokenizers_mm.audio.wavtokenizer import WavTokenizer
+from tokenizers_mm.published import first_line, read_checkpoint, refuse
 
 SAMPLE_RATE = 24000
 ENCODER = "feature_extractor.encodec.encoder.model"
@@ -78,7 +78,7 @@ def convert_wavtokenizer(
         https://github.com/jishengpeng/WavTokenizer
     """
     source, output = Path(source), Path(output)
-    tensors = _read(source, allow_pickle)
+    tensors = read_checkpoint(source, allow_pickle=allow_pickle)
     arguments = infer_arguments(tensors)
     config = _find_yaml(source) if config is None else Path(config)
     if config is not None:
@@ -88,40 +88,6 @@ def convert_wavtokenizer(
     codec.load_state_dict(rename(tensors, codec.state_dict()), assign=True)
     codec.save_pretrained(output)
     return output
-
-
-def _read(source: Path, allow_pickle: bool) -> dict[str, Tensor]:
-    """The named tensors of a safetensors file or a checkpoint."""
-    if not source.is_file():
-        raise FileNotFoundError(f"source must be a checkpoint file, got {source}")
-    try:
-        if source.suffix == ".safetensors":
-            return load_file(source)
-        content = torch.load(source, map_location="cpu", weights_only=not allow_pickle)
-    except Exception as error:  # a damaged file can fail in any way
-        if names := _pickled_objects(source):
-            raise ValueError(
-                f"{source} holds pickled objects besides tensors ({', '.join(names)}), and loading those can run any "
-                "code; if you trust its author, consent with allow_pickle=True (--allow-pickle)"
-                + (f". With that consent it failed: {_first_line(error)}" if allow_pickle else "")
-            ) from None
-        raise ValueError(f"{source} is not a readable checkpoint: {_first_line(error)}") from None
-    tensors = content.get("state_dict", content) if isinstance(content, dict) else None
-    if isinstance(tensors, dict) and all(isinstance(k, str) and isinstance(t, Tensor) for k, t in tensors.items()):
-        return tensors
-    raise ValueError(f"{source} must hold a mapping of tensors, or one under 'state_dict'")
-
-
-def _pickled_objects(source: Path) -> list[str]:
-    """Names of what ``weights_only`` refuses in a checkpoint, without loading it; empty if it cannot be told."""
-    try:
-        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(source))
-    except Exception:  # an older or damaged file
-        return []
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
 def infer_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -180,10 +146,7 @@ def rename(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str
         for key, name in published.items()
         if name in tensors and list(tensors[name].shape) != (wanted := _published_shape(name, own[key]))
     ]
-    if missing or unknown or wrong:
-        faults = {"missing keys": missing, "unknown keys": unknown, "wrong shapes": wrong}
-        listed = "; ".join(f"{len(found)} {name}: {', '.join(found)}" for name, found in faults.items() if found)
-        raise ValueError(f"the checkpoint does not fit WavTokenizer: {listed}")
+    refuse({"missing keys": missing, "unknown keys": unknown, "wrong shapes": wrong}, "WavTokenizer")
     return {
         key: tensors[name].detach().reshape(own[key].shape).to(own[key].dtype).contiguous()
         for key, name in published.items()
@@ -222,7 +185,7 @@ def check_yaml(path: Path, arguments: Mapping[str, Any]) -> None:
     except (yaml.YAMLError, UnicodeDecodeError, LookupError, TypeError, ValueError) as error:
         raise ValueError(
             f"{path} must hold model.init_args.<part>.init_args for the parts feature_extractor, backbone and head; "
-            f"reading that failed with {type(error).__name__}: {_first_line(error)}"
+            f"reading that failed with {type(error).__name__}: {first_line(error)}"
         ) from None
     hop = math.prod(arguments["strides"])
     weights = {

@@ -1,0 +1,1 @@
+"""Public audio codecs: thin wrappers over classes of ``transformers``, one module per family."""

@@ -1,0 +1,67 @@
+"""What the wrappers of ``transformers`` codecs share: the class is imported on first use, its weights load strictly."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from tokenizers_mm.codec import Codec, CodecOutput
+from tokenizers_mm.published import fit
+from tokenizers_mm.weights import read_weights
+
+PREFIX = "model."
+
+
+def from_transformers(name: str) -> Any:
+    """A class of ``transformers``.
+
+    Raises:
+        ImportError: If the package is not installed, or too old to have it; the message says what to install.
+    """
+    try:
+        return getattr(importlib.import_module("transformers"), name)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f"{name} needs the package transformers, version 5 or newer: pip install 'tokenizers_mm[peers]' ({error})"
+        ) from None
+
+
+class TransformersCodec(Codec):
+    """A codec whose network is a ``transformers`` model, held as ``self.model``; weights keep that model's key names.
+
+    A subclass builds ``self.model`` and ``self.spec`` in ``__init__`` and implements ``_encode`` and ``_decode``.
+    """
+
+    model: nn.Module
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> CodecOutput:
+        raise NotImplementedError(f"{type(self).__name__} is for inference: its library has no training forward")
+
+    def load_weights(self, path: str | Path, *, strict: bool = True) -> None:
+        """Load a safetensors file of this codec or of the wrapped ``transformers`` model (its hub layout).
+
+        Args:
+            path: The file.
+            strict: Always both ways, whatever is asked: the wrapped classes would take wrong names in silence.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: Naming every key that is missing, unknown or of the wrong shape.
+        """
+        tensors = read_weights(Path(path))
+        if not all(key.startswith(PREFIX) for key in tensors):
+            tensors = {PREFIX + key: tensor for key, tensor in self._from_hub(tensors).items()}
+        self.load_state_dict(fit(tensors, self.state_dict(), f"{type(self).__name__} ({path})"))
+
+    def _from_hub(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Keys of a hub file as the installed version of the model names them."""
+        return {
+            key.replace("weight_g", "parametrizations.weight.original0").replace(
+                "weight_v", "parametrizations.weight.original1"
+            ): tensor
+            for key, tensor in tensors.items()
+        }

@@ -1,0 +1,45 @@
+"""What the commands share: the application, consoles, options, one-line errors."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+EXPECTED = (ValueError, TypeError, OSError, ImportError)
+"""What bad input raises: one red line instead of a traceback."""
+
+app = typer.Typer(
+    name="mmtok",
+    help="Discrete tokenizers and codecs for every modality: list, encode, decode, train, evaluate.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console(width=None if sys.stdout.isatty() else 140)
+err = Console(stderr=True)
+
+CodecOption = Annotated[
+    str,
+    typer.Option("--codec", "-c", help="A card's name (mmtok list), a folder, or hf:owner/name.", show_default=False),
+]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite files that exist.")]
+Device = Annotated[str, typer.Option("--device", help="Where to run: cpu, cuda, cuda:1, mps.")]
+Window = Annotated[float, typer.Option("--window", help="Seconds processed at a time.", min=0.1)]
+
+
+def complain(error: BaseException, about: object = None) -> None:
+    """Print one red line."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    err.print(
+        f"[bold red]error:[/] {escape(text if about is None else f'{about}: {text}')}", highlight=False, soft_wrap=True
+    )
+
+
+def number(value: float | None) -> str:
+    """A number for a table; a dash for none."""
+    return "-" if value is None else f"{value:g}"

@@ -1,0 +1,126 @@
+"""``mmtok encode | decode``: files to tokens and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Table
+
+from tokenizers_mm.cli.common import EXPECTED, CodecOption, Device, Force, Window, app, complain, err, out
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tokenizers_mm.transcode import Progress, Transcoded
+
+
+@app.command()
+def encode(
+    inputs: Annotated[list[Path], typer.Argument(help="Files, or folders to search.", show_default=False)],
+    codec: CodecOption,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the .mmt files, or one .mmt file; default: beside each."),
+    ] = None,
+    window: Window = 10.0,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Encode files of any rate and channel count to .mmt token files, in constant memory.
+
+    Example: [cyan]mmtok encode talk.mp3 -c wavtokenizer-speech-16k[/]
+
+    Example: [cyan]mmtok encode recordings/ -c ./my_codec -o tokens/[/]
+    """
+    from tokenizers_mm import registry, transcode
+
+    model = registry.load(codec, device=device)
+    extensions = registry.wing(model.spec.modality, "files").EXTENSIONS
+    jobs = transcode.plan(inputs, extensions, transcode.SUFFIX, output)
+    _transcode(jobs, partial(transcode.encode_file, model, window=window, force=force, progress=_follow(jobs)))
+
+
+@app.command()
+def decode(
+    inputs: Annotated[list[Path], typer.Argument(help=".mmt files, or folders to search.", show_default=False)],
+    codec: Annotated[
+        str | None,
+        typer.Option(
+            "--codec", "-c", help="Card, folder or hf:owner/name; default: the one card whose tokens these are."
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the files, or one file; default: beside each.")
+    ] = None,
+    file_format: Annotated[
+        str | None,
+        typer.Option("--format", help="Extension to write, such as flac; default: that of --output, or lossless."),
+    ] = None,
+    window: Window = 10.0,
+    device: Device = "cpu",
+    force: Force = False,
+) -> None:
+    """Decode .mmt token files to signals; the codec is found from the tokens, or given.
+
+    Example: [cyan]mmtok decode talk.mmt -o decoded.wav[/]
+
+    Example: [cyan]mmtok decode tokens/ -c ./my_codec --format flac -o out/[/]
+    """
+    from tokenizers_mm import bitstream, registry, transcode
+
+    to_file = output is not None and output.suffix and not output.is_dir()
+    suffix = f".{file_format.lstrip('.').lower()}" if file_format else output.suffix if output and to_file else ""
+    load = lru_cache(maxsize=1)(partial(registry.load, device=device))
+
+    jobs = transcode.plan(inputs, [transcode.SUFFIX], suffix or transcode.SUFFIX, output)
+
+    def work(source: Path, target: Path) -> Transcoded:
+        tokens = bitstream.load(source)
+        model = load(codec or transcode.codec_name_for(tokens.spec))
+        if not suffix:
+            target = target.with_suffix(registry.wing(tokens.spec.modality, "files").EXTENSIONS[0])
+        return transcode.decode_file(model, tokens, source, target, window=window, force=force, progress=_follow(jobs))
+
+    _transcode(jobs, work)
+
+
+def _follow(jobs: Sequence[object]) -> Progress:
+    """A progress bar for the one long file of a call; several files share a bar that counts files."""
+
+    def follow(pieces: Iterable[Tensor], total: int) -> Iterable[Tensor]:
+        quiet = len(jobs) > 1 or not err.is_terminal
+        return track(pieces, total=total, console=err, transient=True, disable=quiet)
+
+    return follow
+
+
+def _transcode(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], Transcoded]) -> None:
+    """Run the jobs and print what each cost; one broken file among several is reported, not fatal."""
+    done: list[Transcoded] = []
+    for source, target in track(jobs, console=err, transient=True, disable=len(jobs) < 2):
+        try:
+            done.append(work(source, target))
+        except EXPECTED as error:
+            if len(jobs) == 1:
+                raise
+            complain(error, source)
+    table = Table(
+        "written", "seconds", "tokens", ".mmt bytes", "kbit/s nominal", "kbit/s real", "x real time", box=None
+    )
+    for job in done:
+        rates = ["-"] * 4
+        if job.seconds:
+            nominal, real = job.nominal_bits / job.seconds / 1000, 8 * job.token_bytes / job.seconds / 1000
+            rates = [f"{job.seconds:.2f}", f"{nominal:.3f}", f"{real:.3f}", f"{job.seconds / job.elapsed:.1f}"]
+        table.add_row(escape(str(job.target)), rates[0], str(job.steps), str(job.token_bytes), *rates[1:])
+    if done:
+        out.print(table)
+    if len(done) < len(jobs):
+        complain(ValueError(f"{len(jobs) - len(done)} of {len(jobs)} files failed"))
+        raise typer.Exit(1)
