@@ -252,6 +252,42 @@ def test_varints(numbers: list[int]) -> None:
     assert coding.Reader(data).varints(len(numbers)).tolist() == numbers
 
 
+# --- the codec that wrote a file
+
+
+def test_a_file_says_which_codec_wrote_it_and_its_tokens_stay_the_same(tmp_path: Path) -> None:
+    tokens = golden_tokens()
+    tokens.save(tmp_path / "named.mmt", codec="wavtokenizer-causal")
+    tokens.save(tmp_path / "plain.mmt")
+    assert bitstream.codec_name(tmp_path / "named.mmt") == "wavtokenizer-causal"
+    assert bitstream.codec_name(tmp_path / "plain.mmt") is None
+    assert identical(Tokens.load(tmp_path / "named.mmt"), tokens)
+    assert len(dumps(tokens, codec="x")) <= len(dumps(tokens)) + 4
+    (tmp_path / "old.mmt").write_bytes(bytes.fromhex(GOLDEN))
+    assert bitstream.codec_name(tmp_path / "old.mmt") is None
+
+
+HOSTILE_NAMES = ("", " x", "x" * 256, "ü" * 128, "a\nb", "\x1b[2J", "a\x00", "\u202etxt.exe", "\u2028", "tab\t")
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES)
+def test_names_that_would_not_print_are_refused_on_writing_and_on_reading(name: str, tmp_path: Path) -> None:
+    with pytest.raises(BitstreamError, match="codec must be one printable line"):
+        dumps(golden_tokens(), codec=name)
+    (tmp_path / "a.mmt").write_bytes(forged(shared=b"\0" + sized(name.encode())))
+    with pytest.raises(BitstreamError) as refused:
+        bitstream.codec_name(tmp_path / "a.mmt")
+    assert str(refused.value).isprintable()
+    with pytest.raises(BitstreamError):
+        Tokens.load(tmp_path / "a.mmt")
+
+
+@pytest.mark.parametrize("tail", [b"\x05abc", b"\x01\xff", b"\x01ab", b"\xff\xff\xff\xff\x7f"])
+def test_broken_names_are_refused(tail: bytes) -> None:
+    with pytest.raises(BitstreamError):
+        loads(forged(shared=b"\0" + tail))
+
+
 # --- damaged files
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 from rich.console import Console
 
 import tokenizers_mm as tm
-from tokenizers_mm import cli, quickstart, registry, transcode
+from tokenizers_mm import bitstream, cli, quickstart, registry, transcode
 from tokenizers_mm.audio import WavTokenizer
 
 ROOT = Path(registry.__file__).parents[1]
@@ -225,6 +226,43 @@ def test_tokens_of_no_or_several_cards_ask_for_the_codec(
     tm.register(card.model_copy(update={"name": "twin"}))
     with pytest.raises(ValueError, match="tiny, twin"):
         transcode.codec_name_for(card.spec)
+
+
+def test_a_file_is_decoded_by_the_codec_that_it_names(
+    codec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twins share a spec, so that only the file's own word tells them apart."""
+    tiny = registry.get_card("tiny")
+    tm.register(tiny.model_copy(update={"name": "twin"}))
+    source = sound(tmp_path / "a.wav")
+    run("encode", source, "-c", "twin", "-o", tmp_path / "a.mmt")
+    assert bitstream.codec_name(tmp_path / "a.mmt") == "twin"
+    run("info", tmp_path / "a.mmt")
+    assert "written by twin" in capsys.readouterr().out
+    run("decode", tmp_path / "a.mmt", "-o", tmp_path / "out.wav")
+    run("decode", tmp_path / "a.mmt", "-c", "tiny", "-o", tmp_path / "tiny.wav")
+    assert "was written by twin, not by tiny" in " ".join(capsys.readouterr().err.split())
+    assert transcode.codec_name_for(tiny.spec, "twin") == "twin"
+
+
+def test_a_folder_leaves_the_fingerprint_of_its_weights(codec: Path, tmp_path: Path) -> None:
+    shutil.copytree(codec, tmp_path / "copy")
+    name = transcode.writer_name(codec)
+    assert name == transcode.writer_name(tmp_path / "copy")
+    assert str(tmp_path) not in name
+    spec = registry.get_card("tiny").spec
+    assert transcode.codec_name_for(spec, name) == "tiny"  # whose weights these are
+    model = tm.load(codec)
+    next(model.parameters()).data += 1
+    model.save_pretrained(tmp_path / "other")
+    assert transcode.writer_name(tmp_path / "other") != name
+
+
+@pytest.mark.parametrize("writer", ["hf:owner/name", "weights:0123456789abcdef", "gone", "wavtokenizer-40"])
+def test_a_writer_that_is_not_here_is_named_and_nobody_else_decodes(codec: Path, writer: str) -> None:
+    """Another codec with the same spec would make noise of these tokens."""
+    with pytest.raises(ValueError, match=f"written by '{writer}'"):
+        transcode.codec_name_for(registry.get_card("tiny").spec, writer)
 
 
 def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:

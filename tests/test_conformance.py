@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+from typing import Any
 
 import pytest
 import torch
@@ -11,16 +12,53 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tokenizers_mm as tm
-from tokenizers_mm import bitstream
+from tokenizers_mm import bitstream, registry
 
 NAMES = [card.name for card in tm.list_codecs()]
+LARGEST = 100e6  # parameters that a codec may have here, where every property is tried on one core
+
+_DAC = {"encoder_hidden_size": 8, "decoder_hidden_size": 32, "hidden_size": 16}
+_SPEECH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+_HUBERT = {
+    **_SPEECH,
+    "model_type": "hubert",
+    "conv_dim": [16] * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+_SCALAR = {
+    **_SPEECH,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "encoder_hidden_size": 4,
+    "quantization_dim": 64,
+    "initializer_range": 0.3,  # the library's 0.02 makes every token of such a small network the same
+    "semantic_model_config": {**_SPEECH, "model_type": "wav2vec2-bert"},
+}
+# By class: arguments that make a big network small and leave what its tokens are as it is.
+REDUCED: dict[str, dict[str, Any]] = {
+    "DAC": {"encoder_dim": 8, "latent_dim": 32, "decoder_dim": 32},
+    "XCodec": {"acoustic": _DAC, "semantic": _HUBERT},
+    "HiggsAudio": {"acoustic": _DAC, "semantic": _HUBERT},
+    "XCodec2": {"network": _SCALAR},
+    "NeuCodec": {"network": _SCALAR},
+}
 
 
 @functools.lru_cache(maxsize=2)
 def codec_of(name: str) -> tm.Codec:
+    """A card's codec: the shipped weights, or random ones, of a reduced network where the published one is big."""
+    card = registry.get_card(name)
+    if card.shipped:
+        return tm.load(name)
+    overrides = REDUCED.get(card.class_path.rpartition(".")[2], {})
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in registry.build(card, **overrides).parameters())
+    assert parameters < LARGEST, f"{name} has {parameters} parameters: give its class a small configuration in REDUCED"
     torch.manual_seed(0)
-    card = next(card for card in tm.list_codecs() if card.name == name)
-    return tm.load(name, pretrained=card.shipped)
+    codec = registry.build(card, **overrides)
+    assert codec.spec == card.spec, "a reduced network must make the card's tokens"
+    return codec
 
 
 def audio(codec: tm.Codec, batch: int, steps: float, seed: int = 0) -> torch.Tensor:
@@ -161,11 +199,14 @@ def test_training_forward_reaches_every_part(codec: tm.Codec) -> None:
     weights = {k: v.clone() for k, v in codec.state_dict().items()}
     codec.train()
     try:
-        output = codec(x)
+        try:
+            output = codec(x)
+        except NotImplementedError as error:
+            pytest.skip(str(error))
         assert output.reconstruction.shape == x.shape
         assert output.ids.shape[::2] == (2, codec.spec.num_codebooks)
         (output.reconstruction.square().mean() + output.quantizer_loss).backward()
-        missing = [name for name, p in codec.named_parameters() if p.grad is None]
+        missing = [name for name, p in codec.named_parameters() if p.requires_grad and p.grad is None]
         assert not missing
     finally:
         codec.zero_grad(set_to_none=True)

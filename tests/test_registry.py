@@ -113,7 +113,9 @@ def test_published_configurations_have_published_numbers(name: str, rate: int, k
 
 @pytest.mark.parametrize("card", tm.list_codecs(), ids=lambda card: card.name)
 def test_a_shipped_recipe_trains_the_codec_of_every_card(card: Card) -> None:
-    """A card and the recipe of its codec give the class the same configuration."""
+    """A card and the recipe of its codec give the class the same configuration; weights of others come without a recipe."""
+    if card.checkpoint and card.checkpoint.startswith("hf:") or card.class_path == "tokenizers_mm.audio.DAC":
+        pytest.skip("its weights are somebody else's")
     recipes = [yaml.safe_load(path.read_text()) for path in registry.data_path("recipes").rglob("*.yaml")]
     codecs = [recipe["model"]["init_args"]["codec"] for recipe in recipes]
     assert {"class_path": card.class_path, "init_args": card.config} in codecs

@@ -6,6 +6,7 @@ Layout of version 1 (numbers are LEB128 varints unless a width is given; everyth
     head:    length, raw deflate with the preset dictionary below of
              spec JSON length, spec JSON | items, items x axes grid extents | side tensors | shared tensors
              (tensors: count, then each: name length, name, dtype + 128 if varints, dimensions, extents, values)
+             | nothing, or the name of the codec that wrote the file: length, UTF-8
     columns: one block per codebook, over the real steps of all items in order, in the smallest of these codings
              0 packed   ceil(log2 size) bits per id, most significant bit first, padded to a byte
              1 uniform  length, ANS words with every id equally likely (gains where the size is no power of two)
@@ -23,8 +24,10 @@ import os
 import secrets
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,14 +36,15 @@ from torch import Tensor
 from tokenizers_mm.coding import BitstreamError, Reader, deflate, read_column, varints, with_length, write_column
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
-__all__ = ["MAX_IDS", "BitstreamError", "dumps", "load", "loads", "save"]
+__all__ = ["MAX_IDS", "BitstreamError", "codec_name", "dumps", "load", "loads", "save"]
 
 MAX_IDS = 2**26
+T = TypeVar("T")
 
 _MAGIC, _VERSION = b"mmt", 1
 _PREFIX = struct.Struct("<3sBI")  # magic, version, CRC-32
 _MAX_SPEC_BYTES = 2**16
-_MAX_NAME_BYTES = _MAX_TENSORS = 255
+_MAX_NAME_BYTES = _MAX_TENSORS = _MAX_CODEC_BYTES = 255
 _MAX_DIMS = 16
 
 # A tensor's dtype is stored as its place in this list: append only.
@@ -70,18 +74,19 @@ _DICTIONARY = (
 )
 
 
-def save(tokens: Tokens, path: str | Path) -> None:
+def save(tokens: Tokens, path: str | Path, *, codec: str | None = None) -> None:
     """Write tokens to a ``.mmt`` file, whole or not at all: an older file of that name survives any failure.
 
     Args:
         tokens: Any batch, on any device.
         path: Where to write; the folder must exist.
+        codec: See :func:`dumps`.
 
     Raises:
         BitstreamError: If the tokens hold something that the format cannot (see :func:`dumps`).
         OSError: If the path cannot be written (``FileNotFoundError``, ``IsADirectoryError``, ...).
     """
-    data = dumps(tokens)
+    data = dumps(tokens, codec=codec)
     target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(f"path must name a file, got the directory {str(path)!r}")
@@ -112,33 +117,54 @@ def load(path: str | Path, *, max_ids: int = MAX_IDS) -> Tokens:
         BitstreamError: For anything that is not an intact ``.mmt`` file of at most ``max_ids`` ids.
         OSError: If the path cannot be read (``FileNotFoundError``, ``IsADirectoryError``, ...).
     """
-    with open(path, "rb") as file:
-        if file.peek(len(_MAGIC))[: len(_MAGIC)] != _MAGIC:  # not read further: it may be huge, or a device without end
-            raise BitstreamError(f"{str(path)!r} is not a .mmt file")
-        data = file.read()
+    data = _read(path)
     try:
         return loads(data, max_ids=max_ids)
     except BitstreamError as error:
         raise BitstreamError(f"{str(path)!r}: {error}") from None
 
 
-def dumps(tokens: Tokens) -> bytes:
+def codec_name(path: str | Path, *, max_ids: int = MAX_IDS) -> str | None:
+    """What a ``.mmt`` file says wrote it; None if it says nothing. It is a hint of whoever made the file, not a fact.
+
+    Args:
+        path: A file that :func:`save` wrote.
+        max_ids: See :func:`loads`.
+
+    Raises:
+        BitstreamError: For anything that is not an intact ``.mmt`` file of at most ``max_ids`` ids, or a name that is not
+            one printable line.
+        OSError: If the path cannot be read.
+    """
+    data = _read(path)
+    try:
+        return _checked(data, lambda reader: _parse_head(reader, max_ids).codec)
+    except BitstreamError as error:
+        raise BitstreamError(f"{str(path)!r}: {error}") from None
+
+
+def dumps(tokens: Tokens, *, codec: str | None = None) -> bytes:
     """Tokens as the bytes of a ``.mmt`` file.
 
     Args:
         tokens: Any batch, on any device. Padding is not written.
+        codec: Name of the codec that made them (a card's, ``hf:owner/name``), one printable line of at most 255 bytes: codecs
+            can share a spec, and tokens alone do not tell which decodes them.
 
     Returns:
         The file's bytes.
 
     Raises:
-        BitstreamError: If a side or shared tensor has a dtype, name or number of dimensions that the format lacks.
+        BitstreamError: If a side or shared tensor has a dtype, name or number of dimensions that the format lacks, or
+            the codec's name is too long or holds what does not print.
     """
     spec_text = json.dumps(tokens.spec.to_dict(), sort_keys=True, separators=(",", ":")).encode()
     if len(spec_text) > _MAX_SPEC_BYTES:
         raise BitstreamError(f"spec must fit {_MAX_SPEC_BYTES} bytes of JSON, got {len(spec_text)}")
     head = [with_length(spec_text), varints(len(tokens)), varints(tokens.shapes.cpu().numpy())]
     head += [_write_tensors("side", tokens.side), _write_tensors("shared", tokens.shared)]
+    if codec is not None:
+        head.append(with_length(_check_codec(codec).encode()))
     body = [_fingerprint(spec_text), deflate(b"".join(head), _DICTIONARY)]
     steps = tokens.ids[tokens.mask].cpu().numpy()  # [real steps, Q]
     for ids, size in zip(steps.T, tokens.spec.codebook_sizes, strict=True):
@@ -164,6 +190,18 @@ def loads(data: bytes, *, max_ids: int = MAX_IDS) -> Tokens:
     Raises:
         BitstreamError: For anything that is not an intact ``.mmt`` file of at most ``max_ids`` ids.
     """
+    return _checked(data, lambda reader: _parse(reader, max_ids))
+
+
+def _read(path: str | Path) -> bytes:
+    with open(path, "rb") as file:
+        if file.peek(len(_MAGIC))[: len(_MAGIC)] != _MAGIC:  # not read further: it may be huge, or a device without end
+            raise BitstreamError(f"{str(path)!r} is not a .mmt file")
+        return file.read()
+
+
+def _checked(data: bytes, parse: Callable[[Reader], T]) -> T:
+    """``parse`` of all that follows the checksum, once that fits; whatever goes wrong is a :class:`BitstreamError`."""
     if data[: len(_MAGIC)] != _MAGIC:
         raise BitstreamError("these bytes are not a .mmt file")
     if len(data) < _PREFIX.size:
@@ -175,14 +213,23 @@ def loads(data: bytes, *, max_ids: int = MAX_IDS) -> Tokens:
     if zlib.crc32(body) != checksum:
         raise BitstreamError("the checksum does not fit: damaged or truncated")
     try:
-        return _parse(Reader(body), max_ids)
+        return parse(Reader(body))
     except BitstreamError:
         raise
     except (ValueError, TypeError, OverflowError, RecursionError, RuntimeError, AssertionError, zlib.error) as error:
         raise BitstreamError(f"malformed: {error}") from error
 
 
-def _parse(reader: Reader, max_ids: int) -> Tokens:
+@dataclass(frozen=True)
+class _Head:
+    spec: TokenSpec
+    shapes: np.ndarray  # B, A
+    side: dict[str, Tensor]
+    shared: dict[str, Tensor]
+    codec: str | None
+
+
+def _parse_head(reader: Reader, max_ids: int) -> _Head:
     fingerprint = reader.take(8)
     head = reader.inflate(8 * max_ids + _MAX_SPEC_BYTES, _DICTIONARY)
     spec_text = head.take(head.number(_MAX_SPEC_BYTES))
@@ -192,8 +239,22 @@ def _parse(reader: Reader, max_ids: int) -> Tokens:
     shapes = _read_shapes(head, spec, max_ids)
     tensors = _TensorReader(head, budget=8 * max_ids)
     side, shared = tensors.read(), tensors.read()
+    codec = _check_codec(head.take(head.number(_MAX_CODEC_BYTES)).decode()) if head.left else None
     head.finish()
-    lengths = shapes.prod(axis=1)
+    return _Head(spec, shapes, side, shared, codec)
+
+
+def _check_codec(name: str) -> str:
+    """A codec's name that any terminal can show: one printable line, no control or direction characters."""
+    if not name or not name.isprintable() or name != name.strip() or len(name.encode()) > _MAX_CODEC_BYTES:
+        shown = ascii(name if len(name) <= 40 else f"{name[:40]}...")
+        raise BitstreamError(f"codec must be one printable line of 1 to {_MAX_CODEC_BYTES} bytes, got {shown}")
+    return name
+
+
+def _parse(reader: Reader, max_ids: int) -> Tokens:
+    head = _parse_head(reader, max_ids)
+    spec, lengths = head.spec, head.shapes.prod(axis=1)
     mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
     ids = np.zeros((*mask.shape, spec.num_codebooks), dtype=np.int64)
     for column, size in enumerate(spec.codebook_sizes):
@@ -201,7 +262,7 @@ def _parse(reader: Reader, max_ids: int) -> Tokens:
         if len(values):
             np.place(ids[..., column], mask, values)  # ids[mask, column] = would need two indices of 8 bytes per id
     reader.finish()
-    return Tokens(torch.from_numpy(ids), spec, torch.from_numpy(shapes), side, shared)
+    return Tokens(torch.from_numpy(ids), spec, torch.from_numpy(head.shapes), head.side, head.shared)
 
 
 def _read_shapes(head: Reader, spec: TokenSpec, max_ids: int) -> np.ndarray:

@@ -7,7 +7,8 @@ that other modalities need.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,6 +156,15 @@ class Card(_Strict):
             return None
         return (self._file.parent.parent / "checkpoints" if self._file else Path()) / self.checkpoint
 
+    @property
+    def weights_source(self) -> str:
+        """Where the weights come from, in a few words."""
+        if self.shipped:
+            return "shipped"
+        if self.checkpoint is not None:
+            return f"hub: {self.checkpoint.removeprefix(HUB)}"
+        return f"convert: {self.published[0].repo}" if self.published else "train your own"
+
     def row(self) -> dict[str, Any]:
         """The card in one line of plain values, as tables and ``mmtok list --json`` show it."""
         spec = self.spec
@@ -164,11 +174,28 @@ class Card(_Strict):
             "input": f"{spec.channels or 'any'} x {f'{spec.sample_rate:g} Hz' if spec.sample_rate else 'any size'}",
             "token_rate": spec.token_rate,
             "kbps": None if spec.bitrate is None else spec.bitrate / 1000,
-            "codebooks": " + ".join(str(size) for size in spec.codebook_sizes),
+            "codebooks": " + ".join(_times(size, len(list(run))) for size, run in groupby(spec.codebook_sizes)),
             "weights": "shipped" if self.shipped else self.checkpoint or "none",
             "licence": self.licence,
             "summary": self.summary,
         }
+
+
+def markdown_table(cards: Sequence[Card]) -> str:
+    """The cards as a Markdown table, sorted by modality and name: what the README shows."""
+    head = ("name", "rate Hz", "tokens/s", "kbit/s", "codebooks", "streams", "licence", "weights")
+    lines = [head, ("---",) * len(head)]
+    for card in sorted(cards, key=lambda card: (card.modality, card.name)):
+        row, spec = card.row(), card.spec
+        rates = (f"{value:g}" if value is not None else "-" for value in (spec.sample_rate, row["token_rate"]))
+        kbps = "-" if row["kbps"] is None else f"{row['kbps']:.2f}"
+        streams = "yes" if card.taxonomy.streamable else "-"
+        lines.append((f"`{card.name}`", *rates, kbps, row["codebooks"], streams, card.licence, card.weights_source))
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _times(size: int, count: int) -> str:
+    return str(size) if count == 1 else f"{count} x {size}"
 
 
 def parse_card(mapping: Mapping[str, Any], origin: str = "card") -> Card:

@@ -20,6 +20,8 @@ from tokenizers_mm.streaming import DecodeStream, EncodeStream
 from tokenizers_mm.tokens import Tokens, TokenSpec
 from tokenizers_mm.weights import CONFIG, WEIGHTS, load_into, read_config
 
+_SLACK = 0.1  # share of signal_range by which a sample may pass it: resampling with sharp filters overshoots
+
 
 @dataclass
 class CodecOutput:
@@ -51,12 +53,14 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
             in one batch; otherwise items are grouped by length.
         signal_ndim: Dimensions of a batch of signals: 3 for ``[B, C, N]``, 4 for ``[B, 3, H, W]``.
         size_dims: How many trailing dimensions of the signal ``side["size"]`` records.
+        signal_range: What samples must lie in, with a little room for rounding and resampling; None for any values.
     """
 
     spec: TokenSpec
     padding_safe: bool = False
     signal_ndim: int = 3
     size_dims: int = 1
+    signal_range: tuple[float, float] | None = None
 
     @abstractmethod
     def _encode(self, x: Tensor, lengths: Tensor) -> Tokens:
@@ -87,7 +91,8 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
 
         Args:
             x: Float signals, batch first (see the codec's class for shape and range).
-            lengths: Valid samples of each item along the last axis, int ``[B]``; by default all of them.
+            lengths: Valid samples of each item along the last axis, int ``[B]``, or along the last ``size_dims`` axes (height
+                and width of images), int ``[B, size_dims]``; by default all of them.
             sample_rate: Rate of ``x`` in Hz, checked against the codec's where given.
 
         Returns:
@@ -97,21 +102,20 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
             TypeError: If ``x`` is not a float tensor.
             ValueError: If its shape, rate, lengths or values are not what this codec takes.
         """
-        lengths = self._check_signal(x, lengths, sample_rate)
+        sizes = self._check_signal(x, lengths, sample_rate)
+        lengths = sizes[:, -1]
         x = x.to(self.device, next((t.dtype for t in self.parameters()), torch.float32))
         with self._inference():
-            if bool((lengths == x.shape[-1]).all()):
+            if sizes.eq(torch.tensor(x.shape[-sizes.shape[1] :])).all():
                 tokens = self._encode(x, lengths)
             elif self.padding_safe:
                 past_end = torch.arange(x.shape[-1], device=x.device) >= lengths.to(x.device)[:, None]
                 tokens = self._encode(x.masked_fill(past_end.reshape(len(x), *[1] * (x.ndim - 2), -1), 0), lengths)
             else:
-                groups = [(lengths == n).nonzero()[:, 0] for n in lengths.unique()]
-                parts = [self._encode(x[g][..., : int(lengths[g[0]])], lengths[g]) for g in groups]
+                groups = [(sizes == size).all(dim=1).nonzero()[:, 0] for size in sizes.unique(dim=0)]
+                parts = [self._encode(_crop(x[g], sizes[g[0]].tolist()), lengths[g]) for g in groups]
                 tokens = Tokens.cat(parts)[torch.cat(groups).argsort()]
-        leading = torch.tensor(x.shape[-self.size_dims : -1], dtype=torch.long).expand(len(x), -1)
-        size = torch.cat([leading, lengths[:, None]], dim=1).to(tokens.device)
-        return replace(tokens, side={**tokens.side, "size": size})
+        return replace(tokens, side={**tokens.side, "size": sizes.to(tokens.device)})
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
@@ -166,13 +170,25 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         return False
 
     @property
+    def encode_latency_seconds(self) -> float:
+        """Longest time in a stream from a sample's arrival until its token can be out."""
+        return (self.spec.hop or (0,))[-1] / float(self.spec.sample_rate or 1)
+
+    @property
     def decode_latency_seconds(self) -> float:
         """How far a stream's decoded samples lag behind the step that they belong to."""
         return 0.0
 
     def _encode_step(self, x: Tensor, state: StreamState) -> Tensor:
-        """Ids ``[B, k, Q]`` of the next ``k`` whole hops ``[B, C, k * hop]`` of a stream."""
+        """Ids ``[B, k, Q]`` that are final after the next whole hops ``[B, C, n * hop]`` of a stream."""
         raise ValueError(f"{type(self).__name__} cannot stream")
+
+    def _encode_last(self, x: Tensor, state: StreamState) -> Tensor:
+        """Ids that are left at a stream's end, after its last samples ``[B, C, n < hop]``; by default of one zero-padded hop."""
+        if not x.shape[-1]:
+            return torch.zeros(len(x), 0, self.spec.num_codebooks, dtype=torch.long, device=x.device)
+        assert self.spec.hop is not None
+        return self._encode_step(nn.functional.pad(x, (0, self.spec.hop[-1] - x.shape[-1])), state)
 
     def _decode_step(self, ids: Tensor, state: StreamState, *, last: bool) -> Tensor:
         """Samples ``[B, C, n]`` that are final after the next ids ``[B, k, Q]`` of a stream."""
@@ -226,7 +242,7 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
             raise TypeError(f"x must be a tensor: expected {wanted}, got {type(x).__name__}")
         if not x.is_floating_point():
             raise TypeError(
-                f"x must be float: expected {wanted}, got {x.dtype} (scale integers, e.g. x / 32768 for int16)"
+                f"x must be float: expected {wanted}, got {x.dtype} (scale integers: x / 32768 for int16, x / 255 for uint8)"
             )
         if x.ndim != self.signal_ndim:
             raise ValueError(f"expected {wanted}, got {list(x.shape)}")
@@ -239,14 +255,34 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():  # the sum alone may overflow
             item = int((~torch.isfinite(x)).flatten(1).any(dim=1).nonzero()[0])
             raise ValueError(f"x must be finite, item {item} holds NaN or infinity")
+        if self.signal_range is not None:
+            self._check_range(x, *self.signal_range)
+        return self._check_sizes(x, lengths)
+
+    def _check_range(self, x: Tensor, lowest: float, highest: float) -> None:
+        found, slack = [float(limit) for limit in torch.aminmax(x.detach())], _SLACK * (highest - lowest)
+        if found[0] < lowest - slack or found[1] > highest + slack:
+            raise ValueError(
+                f"x must lie in [{lowest:g}, {highest:g}]: expected {self._wanted()}, "
+                f"got values from {found[0]:g} to {found[1]:g} (map [-1, 1] to [0, 1] by (x + 1) / 2, [0, 255] by x / 255)"
+            )
+
+    def _check_sizes(self, x: Tensor, lengths: Tensor | None) -> Tensor:
+        """Sizes ``[B, size_dims]`` of the items, on the CPU, from ``lengths`` in either form."""
+        full = torch.tensor(x.shape[-self.size_dims :]).expand(len(x), -1)
         if lengths is None:
-            return torch.full((len(x),), x.shape[-1], dtype=torch.long)
+            return full
         lengths = torch.as_tensor(lengths)
-        if lengths.is_floating_point() or lengths.shape != (len(x),):
-            raise ValueError(f"lengths must be {len(x)} whole numbers, got {lengths.dtype} {list(lengths.shape)}")
-        if bool((lengths < 1).any()) or bool((lengths > x.shape[-1]).any()):
-            raise ValueError(f"lengths must be 1 to {x.shape[-1]}, got {lengths.tolist()}")
-        return lengths.long().cpu()
+        if lengths.is_floating_point() or lengths.shape not in ((len(x),), full.shape):
+            raise ValueError(
+                f"lengths must be {len(x)} whole numbers"
+                + (f" or [{len(x)}, {self.size_dims}]" if self.size_dims > 1 else "")
+                + f", got {lengths.dtype} {list(lengths.shape)}"
+            )
+        sizes = torch.cat([full[:, :-1], lengths.long().cpu()[:, None]], 1) if lengths.ndim == 1 else lengths.long().cpu()
+        if bool((sizes < 1).any()) or bool((sizes > full).any()):
+            raise ValueError(f"lengths must be 1 to {' x '.join(map(str, full[0].tolist()))}, got {lengths.tolist()}")
+        return sizes
 
     def _wanted(self) -> str:
         """The signal this codec takes, in words, for error messages."""
@@ -269,6 +305,8 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         """Sizes of tokens that no signal came before (a language model's): whole steps."""
         if self.spec.hop is None or self.spec.scales:
             return torch.tensor([s.shape[-self.size_dims :] for s in signals])
+        if self.spec.window:
+            return tokens.shapes.new_tensor([[self.spec.samples(steps)] for steps in tokens.lengths.tolist()])
         return (tokens.shapes * torch.tensor(self.spec.hop, device=tokens.device))[:, -self.size_dims :]
 
     @contextmanager

@@ -34,9 +34,9 @@ def encode_long(
     Raises:
         ValueError: If the signal is empty, or the codec has no time axis or per-signal side information.
     """
-    hop, rate = _time_axis(codec)
+    hop, _ = _time_axis(codec)
     pieces = (p if p.ndim == codec.signal_ndim else p[None] for p in ([x] if isinstance(x, Tensor) else x))
-    window, context = _steps(window_seconds, rate, hop, "window_seconds"), _steps(context_seconds, rate, hop, None)
+    window, context = _windows(codec, window_seconds, context_seconds)
     parts: list[Tokens] = []
     total = 0
     if codec.streamable:
@@ -83,13 +83,13 @@ def decode_long(
     Raises:
         ValueError: If ``tokens`` holds more than one item, or the codec has no time axis.
     """
-    hop, rate = _time_axis(codec)
+    hop, _ = _time_axis(codec)
     if len(tokens) != 1:
         raise ValueError(f"tokens must hold one item, got {len(tokens)}: decode items one by one")
     codec._check_spec(tokens.spec)
     size = tokens.side.get("size")
     total = int(size[0, -1]) if size is not None else int(tokens.shapes[0, -1]) * hop
-    window, context = _steps(window_seconds, rate, hop, "window_seconds"), _steps(context_seconds, rate, hop, None)
+    window, context = _windows(codec, window_seconds, context_seconds)
     pieces = (
         _decode_stream(codec, tokens, window)
         if codec.streamable
@@ -142,10 +142,15 @@ def _time_axis(codec: Codec) -> tuple[int, float]:
     return spec.hop[-1], spec.sample_rate
 
 
-def _steps(seconds: float, rate: float, hop: int, positive: str | None) -> int:
-    if not math.isfinite(seconds) or seconds < 0 or (positive and seconds == 0):
-        raise ValueError(f"{positive or 'context_seconds'} must be a positive number of seconds, got {seconds}")
-    return max(1 if positive else 0, round(seconds * rate / hop))
+def _windows(codec: Codec, window_seconds: float, context_seconds: float) -> tuple[int, int]:
+    """Steps of a window and of the context on each side of it, in whole blocks."""
+    hop, rate = _time_axis(codec)
+    block = codec.spec.block
+    for name, seconds, least in (("window_seconds", window_seconds, 0.0), ("context_seconds", context_seconds, None)):
+        if not math.isfinite(seconds) or seconds < 0 or seconds == least:
+            raise ValueError(f"{name} must be a positive number of seconds, got {seconds}")
+    window, context = (round(seconds * rate / hop / block) * block for seconds in (window_seconds, context_seconds))
+    return max(block, window), context
 
 
 def _cut(tokens: Tokens, start: int, steps: int | None) -> Tokens:

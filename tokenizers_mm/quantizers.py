@@ -1,21 +1,21 @@
-"""Quantizers: thin constructors over ``vector_quantize_pytorch`` with one interface and one return type.
+"""Quantizers by name: thin classes over ``vector_quantize_pytorch``, and what it lacks, with one interface and return type.
 
 Vector quantization learns its codebook by exponential moving averages (van den Oord et al., "Neural Discrete Representation
 Learning", 2017), starts from k-means and revives dead codes (Zeghidour et al., "SoundStream", 2021). Finite scalar
-quantization: Mentzer et al., 2023. Lookup-free quantization: Yu et al., "MAGVIT-v2", 2023. SimVQ: Zhu et al., 2024.
+quantization: Mentzer et al., 2023. SimVQ: Zhu et al., 2024. Those that learn a codebook by gradients are in
+:mod:`tokenizers_mm.nn.quantizer`, those of signs in :mod:`tokenizers_mm.nn.lookup_free`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
 from loguru import logger
 from torch import Tensor, nn
 from torch import distributed as dist
-from vector_quantize_pytorch import FSQ, LFQ, SimVQ, VectorQuantize
+from vector_quantize_pytorch import FSQ, SimVQ, VectorQuantize
 from vector_quantize_pytorch.vector_quantize_pytorch import (
     Codebook,
     batched_sample_vectors,
@@ -23,45 +23,19 @@ from vector_quantize_pytorch.vector_quantize_pytorch import (
     sample_vectors_distributed,
 )
 
-from tokenizers_mm.nn.onednn import linear
+from tokenizers_mm.nn.lookup_free import BinarySphericalQuantizer, LookupFreeQuantizer
+from tokenizers_mm.nn.quantizer import (
+    GradientVectorQuantizer,
+    IndexBackpropQuantizer,
+    Quantized,
+    Quantizer,
+    nearest_code,
+)
+
+__all__ = ["KINDS", "Quantized", "Quantizer", "build_quantizer", "synchronize", "usage"]
 
 # It warns when k-means starts with fewer vectors than codes; the revival of dead codes makes up for that.
 logger.disable("vector_quantize_pytorch")
-
-
-@dataclass
-class Quantized:
-    """What a quantizer returns.
-
-    Args:
-        features: ``[B, T, D]``, with straight-through gradients in training.
-        ids: int64 ``[B, T, Q]``.
-        loss: Scalar auxiliary loss (commitment, entropy), unweighted; 0 in evaluation.
-    """
-
-    features: Tensor
-    ids: Tensor
-    loss: Tensor
-
-
-class Quantizer(nn.Module):
-    """Maps features ``[B, T, D]`` to the nearest of finitely many, and their indices back to features.
-
-    Attributes:
-        codebook_sizes: Entries of each column's codebook.
-        scalable: Whether the first columns alone decode.
-    """
-
-    codebook_sizes: tuple[int, ...]
-    scalable: bool = False
-
-    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        """Quantize; in training mode also update codebooks from the steps where ``mask`` ``[B, T]`` is true."""
-        raise NotImplementedError(f"{type(self).__name__} must implement forward")
-
-    def decode(self, ids: Tensor) -> Tensor:
-        """Features ``[B, T, D]`` of ids ``[B, T, q]``, ``q`` the first columns of a scalable quantizer."""
-        raise NotImplementedError(f"{type(self).__name__} must implement decode")
 
 
 class VectorQuantizer(Quantizer):
@@ -158,8 +132,7 @@ class VectorQuantizer(Quantizer):
         """The nearest codes. Not the library's forward, which would run k-means on an untrained codebook even here."""
         vq = cast(VectorQuantize, stage)
         codes = vq.codebook
-        # |z|^2 is the same for all codes, so z.e - |e|^2 / 2 orders them; unit codes (cosine) make that z.e
-        ids = linear(z, codes, torch.linalg.vector_norm(codes, dim=-1).square() / -2).argmax(dim=-1)
+        ids = nearest_code(z, codes)  # also where directions are compared: codes are of unit length there
         return vq.get_codes_from_indices(ids), ids, z.new_zeros(())
 
 
@@ -168,41 +141,18 @@ class FiniteScalarQuantizer(Quantizer):
 
     def __init__(self, dim: int, *, levels: tuple[int, ...] = (8, 5, 5, 5)) -> None:
         super().__init__()
+        if math.prod(levels) > 2**24:  # the library computes indices in float32
+            raise ValueError(f"levels must multiply to at most 2**24 codes, got {list(levels)}")
         self.codebook_sizes = (math.prod(levels),)
-        self.fsq = FSQ(list(levels), dim=dim)
+        with torch.device("cpu"):  # it reads its own buffers, which a meta device would not have
+            self.fsq = FSQ(list(levels), dim=dim)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        features, ids = self.fsq(z.float())
+        features, ids = self.fsq(z)  # which rounds in float32
         return Quantized(features, ids[..., None].long(), z.new_zeros(()))
 
     def decode(self, ids: Tensor) -> Tensor:
         return self.fsq.indices_to_codes(ids[..., 0].int())
-
-
-class LookupFreeQuantizer(Quantizer):
-    """The signs of ``log2(codebook_size)`` dimensions, with an entropy loss for even use."""
-
-    def __init__(
-        self, dim: int, codebook_size: int, *, diversity: float = 1.0, commitment_weight: float = 0.25
-    ) -> None:
-        super().__init__()
-        if codebook_size < 2 or codebook_size & (codebook_size - 1):
-            raise ValueError(f"codebook_size must be a power of two for lookup-free quantization, got {codebook_size}")
-        self.codebook_sizes = (codebook_size,)
-        self.lfq = LFQ(
-            dim=dim,
-            codebook_size=codebook_size,
-            entropy_loss_weight=1.0,
-            diversity_gamma=diversity,
-            commitment_loss_weight=commitment_weight,
-        )
-
-    def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
-        features, ids, loss = self.lfq(z.float(), mask=mask)
-        return Quantized(features, ids[..., None].long(), loss)
-
-    def decode(self, ids: Tensor) -> Tensor:
-        return self.lfq.indices_to_codes(ids[..., 0])
 
 
 class SimVectorQuantizer(Quantizer):
@@ -223,16 +173,20 @@ class SimVectorQuantizer(Quantizer):
         return self.simvq.indices_to_codes(ids[..., 0])
 
 
+Kind = Literal["vq", "rvq", "fsq", "lfq", "bsq", "simvq", "gradient_vq", "ibq"]
 KINDS: dict[str, type[Quantizer]] = {
     "vq": VectorQuantizer,
     "rvq": VectorQuantizer,
     "fsq": FiniteScalarQuantizer,
     "lfq": LookupFreeQuantizer,
+    "bsq": BinarySphericalQuantizer,
     "simvq": SimVectorQuantizer,
+    "gradient_vq": GradientVectorQuantizer,
+    "ibq": IndexBackpropQuantizer,
 }
 
 
-def build_quantizer(dim: int, kind: Literal["vq", "rvq", "fsq", "lfq", "simvq"] = "vq", **options: Any) -> Quantizer:
+def build_quantizer(dim: int, kind: Kind = "vq", **options: Any) -> Quantizer:
     """The quantizer that a config mapping names: ``{"kind": "vq", "codebook_size": 4096, ...}``.
 
     Raises:

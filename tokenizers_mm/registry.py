@@ -29,6 +29,7 @@ import torch
 
 from tokenizers_mm.cards import HUB, Card, CardError, parse_card, read_card, read_cards
 from tokenizers_mm.codec import Codec
+from tokenizers_mm.containers import Container
 from tokenizers_mm.published import Converter
 from tokenizers_mm.tokens import TokenSpec
 from tokenizers_mm.weights import CONFIG, WEIGHTS, read_config
@@ -83,13 +84,15 @@ def converter(family: str) -> Converter:
     Raises:
         ValueError: If no wing does; the message lists those that there are.
     """
-    known: dict[str, Converter] = {}
-    for modality in sorted({card.modality for card in _cards().values()}):
-        with contextlib.suppress(ValueError):  # not every wing converts
-            known |= wing(modality, "convert").CONVERTERS
+    known: dict[str, Converter] = _from_wings("convert", "CONVERTERS")
     if family not in known:
         raise ValueError(f"family must be one of {', '.join(sorted(known))}, got {family!r}")
     return known[family]
+
+
+def containers() -> dict[str, Container]:
+    """Token files of other programs that the wings read and write, by extension (``".ecdc"``)."""
+    return _from_wings("containers", "CONTAINERS")
 
 
 def list_codecs(pattern: str = "*", modality: str | None = None) -> list[Card]:
@@ -170,13 +173,22 @@ def build(card: Card, **overrides: Any) -> Codec:
     return codec.eval()
 
 
-def load(source: str | Path, *, pretrained: bool = True, device: torch.device | str = "cpu", **overrides: Any) -> Codec:
+def load(
+    source: str | Path,
+    *,
+    pretrained: bool = True,
+    weights: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    **overrides: Any,
+) -> Codec:
     """A codec, ready to encode and decode.
 
     Args:
         source: A card's name, a folder with ``config.json`` and ``model.safetensors``, or
             ``"hf:owner/name[@revision]"`` (the local hub cache first, then the network).
         pretrained: False builds the network with random weights.
+        weights: For a card: a downloaded ``model.safetensors``, or a folder that holds one, in place of the card's. Files of
+            ``transformers`` models will do where the card's codec wraps one.
         device: Where to put it.
         overrides: ``__init__`` arguments in place of the saved ones.
 
@@ -188,11 +200,23 @@ def load(source: str | Path, *, pretrained: bool = True, device: torch.device | 
         FileNotFoundError: If a file is missing; the message says which one and how to get it.
     """
     text = os.fspath(source)
+    named = text in _cards() or not (text.startswith(HUB) or os.sep in text or Path(text).exists())
+    if weights is not None and not (named and pretrained):
+        raise ValueError(f"weights are given to a card's name with pretrained=True, got {source!r} and {pretrained}")
     if isinstance(source, str) and text.startswith(HUB):
         return _load_folder(_hub_folder(text), pretrained, overrides).to(device)
-    if text in _cards() or not (os.sep in text or Path(text).exists()):
-        return _load_card(get_card(text), pretrained, overrides).to(device)
+    if named:
+        return _load_card(get_card(text), pretrained, overrides, weights).to(device)
     return _load_folder(Path(text), pretrained, overrides).to(device)
+
+
+def _from_wings(room: str, table: str) -> dict[str, Any]:
+    """One table of all wings that have that room, joined."""
+    joined: dict[str, Any] = {}
+    for modality in sorted({card.modality for card in _cards().values()}):
+        with contextlib.suppress(ValueError):  # not every wing has it
+            joined |= getattr(wing(modality, room), table)
+    return joined
 
 
 # -- cards ---------------------------------------------------------------------------------------
@@ -283,19 +307,50 @@ def _construct(cls: type[Codec], config: Mapping[str, Any], overrides: Mapping[s
 # -- weights ---------------------------------------------------------------------------------------
 
 
-def _load_card(card: Card, pretrained: bool, overrides: Mapping[str, Any]) -> Codec:
-    if pretrained and card.checkpoint is None:
-        sources = ", ".join(p.repo for p in card.published)
-        convert = f" Published weights that `mmtok convert` reads: {sources}." if sources else ""
+def _load_card(card: Card, pretrained: bool, overrides: Mapping[str, Any], weights: str | Path | None) -> Codec:
+    if pretrained and weights is None and card.checkpoint is None:
         raise ValueError(
             f"no weights ship for {card.name!r}: load(..., pretrained=False) gives random ones; "
-            f"a folder that you trained or converted is loaded by its path.{convert}"
+            f"a folder that you trained or converted is loaded by its path.{_how_to_convert(card)}"
         )
     codec = build(card, **overrides)
     if pretrained:
-        folder = card.checkpoint_folder
-        codec.load_weights(folder / WEIGHTS if folder else _hub_file(str(card.checkpoint), WEIGHTS))
+        codec.load_weights(_weights_file(Path(weights)) if weights is not None else _card_weights(card))
     return codec
+
+
+def _card_weights(card: Card) -> Path:
+    if (folder := card.checkpoint_folder) is not None:
+        return folder / WEIGHTS
+    repo = str(card.checkpoint).removeprefix(HUB).partition("@")[0]
+    try:
+        return _hub_file(str(card.checkpoint), WEIGHTS)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{str(error).partition('. ')[0]}. Where there is a network: `hf download {repo} {WEIGHTS} --local-dir {card.name}`, "
+            f"then tm.load({card.name!r}, weights={card.name!r})"
+        ) from None
+
+
+def _weights_file(path: Path) -> Path:
+    """The weights that a user named: a file, or the one in a folder."""
+    if path.is_dir() and not (path / WEIGHTS).is_file():
+        others = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".ckpt", ".pt", ".pth", ".th"))
+        hint = f"; {', '.join(others)} there must be converted first: `mmtok convert --help`" if others else ""
+        raise FileNotFoundError(f"weights: no {WEIGHTS} in {path}{hint}")
+    return path / WEIGHTS if path.is_dir() else path
+
+
+def _how_to_convert(card: Card) -> str:
+    """Which published files become this card's weights, and the commands."""
+    family = card.class_path.rpartition(".")[2].lower()
+    if family not in _from_wings("convert", "CONVERTERS"):
+        return ""
+    files = [(p.repo, p.file) for p in card.published if p.file]
+    ways = "; ".join(
+        f"`hf download {repo} {file} --local-dir .` and `mmtok convert {family} {file} {card.name}`" for repo, file in files
+    )
+    return f" Published weights: {ways}, then load './{card.name}'." if ways else ""
 
 
 def _load_folder(folder: Path, pretrained: bool, overrides: Mapping[str, Any]) -> Codec:
@@ -303,10 +358,22 @@ def _load_folder(folder: Path, pretrained: bool, overrides: Mapping[str, Any]) -
         raise FileNotFoundError(f"{folder} is not a folder: expected one with {CONFIG} and {WEIGHTS}")
     path = folder / CONFIG
     config = read_config(path)
+    if "class" not in config and "architectures" in config:
+        raise ValueError(f"{path} is that of a transformers model{_as_card_weights(config['architectures'], folder)}")
     codec = _construct(_class_named(config.pop("class", None), path), config, overrides, str(path)).eval()
     if pretrained:
         codec.load_weights(folder / WEIGHTS)
     return codec
+
+
+def _as_card_weights(architectures: object, folder: Path) -> str:
+    """How to load a folder of ``transformers`` as the weights of one of our cards."""
+    model = str(architectures[0] if isinstance(architectures, list) and architectures else architectures).lower()
+    cards = [card for card in list_codecs() if model.startswith(card.class_path.rpartition(".")[2].lower())]
+    if not cards:
+        return ", and no card's codec wraps it"
+    names = " or ".join(repr(card.name) for card in cards)
+    return f": give it to the card that it is the weights of, tm.load(name, weights={str(folder)!r}) with name {names}"
 
 
 def _hub_folder(source: str) -> Path:

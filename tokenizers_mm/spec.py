@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import json
 import math
@@ -27,6 +28,11 @@ class TokenSpec:
         levels: Residual level of each column, non-decreasing; by default column q is level q.
         scales: Steps of each scale of a multi-scale codec, coarse first (``axes=("scale",)``).
         scalable: What can be cut off at the end and still decode: codebook columns, steps, or whole scales.
+        window: Samples that a codec of overlapping windows encodes on their own; 0 where the signal is encoded as one. The
+            tokens of the windows follow one another along the only axis.
+        stride: Samples from one window's start to the next, where there is a window.
+        block: Steps along the last axis come in whole multiples of this: a network that attends in fixed windows of steps fills
+            its last one.
 
     Raises:
         ValueError: For sizes, levels, hops or scales that contradict each other.
@@ -42,6 +48,9 @@ class TokenSpec:
     levels: tuple[int, ...] = ()
     scales: tuple[int, ...] = ()
     scalable: Scalable = "none"
+    window: int = 0
+    stride: int = 0
+    block: int = 1
 
     def __post_init__(self) -> None:
         for name in ("codebook_sizes", "axes", "hop", "levels", "scales"):
@@ -52,7 +61,8 @@ class TokenSpec:
             if not isinstance(self.sample_rate, Real):
                 raise TypeError(f"sample_rate must be a number of Hz or None, got {self.sample_rate!r}")
             object.__setattr__(self, "sample_rate", float(self.sample_rate))
-        object.__setattr__(self, "channels", _plain("channels", (self.channels,), int)[0])
+        for name in ("channels", "window", "stride", "block"):
+            object.__setattr__(self, name, _plain(name, (getattr(self, name),), int)[0])
         if not self.levels:
             object.__setattr__(self, "levels", tuple(range(len(self.codebook_sizes))))
         if not self.modality or not isinstance(self.modality, str):
@@ -67,6 +77,8 @@ class TokenSpec:
             raise ValueError(f"sample_rate must be a positive number of Hz or None, got {self.sample_rate}")
         if self.channels < 0:
             raise ValueError(f"channels must be 0 (any) or a positive count, got {self.channels}")
+        if self.block < 1 or (self.block > 1 and self.window):
+            raise ValueError(f"block must be a positive number of steps, 1 with windows, got {self.block}")
         if len(self.levels) != self.num_codebooks or list(self.levels) != sorted(self.levels) or self.levels[0] < 0:
             raise ValueError(f"levels must be {self.num_codebooks} non-decreasing numbers from 0, got {self.levels}")
         if any(steps < 1 for steps in self.scales):
@@ -77,6 +89,14 @@ class TokenSpec:
             raise ValueError("scalable='scales' needs scales, got none")
         if len(self.axes) > 1 and (self.scales or self.scalable == "steps"):
             raise ValueError(f"scales and scalable='steps' need a single axis, got {self.axes}")
+        if self.window or self.stride:
+            if self.hop is None or len(self.axes) > 1 or self.scales:
+                raise ValueError(f"window needs a single axis with a hop, got axes {self.axes} and hop {self.hop}")
+            if not self.hop[0] <= self.window or not self.window <= 2 * self.stride <= 2 * self.window:
+                raise ValueError(
+                    f"window must be at least the hop {self.hop[0]} and stride half of window to all of it, "
+                    f"got window {self.window} and stride {self.stride}"
+                )
 
     @property
     def num_codebooks(self) -> int:
@@ -93,6 +113,8 @@ class TokenSpec:
         """Steps per second along the last axis, or None where there is no time."""
         if self.sample_rate is None or self.hop is None:
             return None
+        if self.window:
+            return self.sample_rate * -(-self.window // self.hop[-1]) / self.stride
         return self.sample_rate / self.hop[-1]
 
     @property
@@ -106,7 +128,7 @@ class TokenSpec:
         return None if self.frame_rate is None else self.frame_rate * self.bits_per_step
 
     def grid(self, size: int | Sequence[int]) -> tuple[int, ...]:
-        """Token grid of a signal of ``size`` samples along each axis: ``ceil(size / hop)``.
+        """Token grid of a signal of ``size`` samples along each axis: ``ceil(size / hop)``, or that of each window; the last axis in whole blocks.
 
         Raises:
             ValueError: If ``size`` does not fit the axes, or content decides the length.
@@ -118,11 +140,48 @@ class TokenSpec:
             raise ValueError(f"the content of {self.modality} decides its token count, not its size, got size {sizes}")
         if len(sizes) != len(self.axes) or any(s < 0 for s in sizes):
             raise ValueError(f"size must give {len(self.axes)} non-negative numbers for axes {self.axes}, got {sizes}")
-        return tuple(-(-s // h) for s, h in zip(sizes, self.hop, strict=True))
+        if self.window:
+            return (sum(steps * count for steps, count in self._windows(sizes[0])),)
+        *others, last = (-(-s // h) for s, h in zip(sizes, self.hop, strict=True))
+        return (*others, -(-last // self.block) * self.block)
 
     def steps(self, size: int | Sequence[int]) -> int:
         """Token steps of a signal of ``size`` samples (one number per axis)."""
         return math.prod(self.grid(size))
+
+    def window_steps(self, steps: int) -> list[int]:
+        """How many of ``steps`` token steps belong to each window of a signal; one entry where there are no windows.
+
+        Raises:
+            ValueError: If no signal has that many steps.
+        """
+        if not self.window:
+            return [steps]
+        split = [each for each, count in self._windows(self.samples(steps)) for _ in range(count)]
+        if sum(split) != steps:
+            raise ValueError(f"no signal has {steps} steps in windows of {self.window} samples every {self.stride}")
+        return split
+
+    def samples(self, steps: int) -> int:
+        """The longest signal along the last axis that takes no more than ``steps`` steps of that axis.
+
+        Raises:
+            ValueError: If content decides the length.
+        """
+        if self.hop is None:
+            raise ValueError(f"the content of {self.modality} decides its token count, so {steps} steps have no size")
+        most = (steps - steps % self.block) * self.hop[-1]
+        if not self.window:
+            return most
+        return bisect.bisect_right(range(1, most + 1), steps, key=self.steps)
+
+    def _windows(self, size: int) -> list[tuple[int, int]]:
+        """Steps of a window and how many windows have them, for the windows of ``size`` samples in order."""
+        assert self.hop is not None
+        hop, count = self.hop[0], -(-size // self.stride)
+        full = max(0, (size - self.window) // self.stride + 1)
+        rest = [(-(-(size - i * self.stride) // hop), 1) for i in range(full, count)]
+        return [(-(-self.window // hop), full), *rest]
 
     def prefix(self, columns: int) -> TokenSpec:
         """The spec of the first ``columns`` codebooks.
@@ -139,8 +198,13 @@ class TokenSpec:
         return replace(self, codebook_sizes=self.codebook_sizes[:columns], levels=self.levels[:columns])
 
     def to_dict(self) -> dict:
-        """Plain mapping of every field, for JSON."""
-        return asdict(self)
+        """Plain mapping for JSON: every field, window and stride only where there are windows, block where it is not 1."""
+        mapping = asdict(self)
+        if self.block == 1:
+            del mapping["block"]
+        if not self.window:
+            del mapping["window"], mapping["stride"]
+        return mapping
 
     @classmethod
     def from_dict(cls, mapping: Mapping) -> TokenSpec:

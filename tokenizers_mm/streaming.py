@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 class EncodeStream:
     """Samples in, tokens out. Joined over time, the tokens of all pushes equal those of one ``encode``.
 
-    A causal codec implements ``_encode_step(x, state) -> ids`` for whole hops ``[B, C, k * hop]``.
+    A causal codec implements ``_encode_step(x, state) -> ids`` for whole hops ``[B, C, k * hop]``, and ``_encode_last`` where its
+    last step isn't that of a zero-padded hop.
 
     Attributes:
         latency_seconds: Time from a sample's arrival until its token can be out, at worst.
@@ -31,7 +32,7 @@ class EncodeStream:
         hop = codec.spec.hop
         assert hop is not None
         self.hop = hop[-1]
-        self.latency_seconds = self.hop / float(codec.spec.sample_rate or 1)
+        self.latency_seconds = codec.encode_latency_seconds
 
     @torch.no_grad()
     def push(self, chunk: Tensor) -> Tokens:
@@ -40,12 +41,14 @@ class EncodeStream:
         Raises:
             TypeError, ValueError: As :meth:`Codec.encode`; also when the batch size changes within a session.
         """
-        if chunk.ndim == 3 and chunk.shape[-1] == 0:
-            return self._tokens(chunk.new_zeros(len(chunk), 0, self.codec.spec.num_codebooks).long())
-        self.codec._check_signal(chunk, None, None)
+        empty = isinstance(chunk, Tensor) and chunk.ndim == 3 and chunk.shape[-1] == 0
+        if not empty:
+            self.codec._check_signal(chunk, None, None)
         if self.pending is not None and len(chunk) != len(self.pending):
             raise ValueError(f"chunk must keep the session's batch of {len(self.pending)}, got {len(chunk)}")
-        chunk = chunk.to(self.codec.device)
+        if empty:
+            return self._step(chunk)
+        chunk = chunk.to(self.codec.device, next((t.dtype for t in self.codec.parameters()), torch.float32))
         self.samples += chunk.shape[-1]
         self.pending = chunk if self.pending is None else torch.cat([self.pending, chunk], dim=-1)
         whole = self.pending.shape[-1] // self.hop * self.hop
@@ -54,12 +57,11 @@ class EncodeStream:
 
     @torch.no_grad()
     def flush(self) -> Tokens:
-        """Tokens of the last, zero-padded step, if samples wait; the session then starts anew."""
+        """Tokens of the steps that are left, the last one of the samples that wait; the session then starts anew."""
         if self.pending is None:
-            raise ValueError("flush needs at least one push")
-        waiting = self.pending.shape[-1]
-        padded = torch.nn.functional.pad(self.pending, (0, -waiting % self.hop))
-        tokens = self._step(padded)
+            raise ValueError("flush needs at least one sample pushed since the session's start or last flush, got none")
+        with self.codec._inference():
+            tokens = self._tokens(self.codec._encode_last(self.pending, self.state))
         self.state, self.pending, self.samples = {}, None, 0
         return tokens
 
@@ -95,9 +97,14 @@ class DecodeStream:
         """Samples ``[B, C, n]`` that are final now; n may be 0.
 
         Raises:
-            ValueError: If the tokens are another codec's or the batch size changes within a session.
+            TypeError: If ``tokens`` is not a :class:`Tokens`.
+            ValueError: If they are another codec's, their items differ in length, or the batch size changes within a session.
         """
+        if not isinstance(tokens, Tokens):
+            raise TypeError(f"tokens must be Tokens, got {type(tokens).__name__}: a decoding session takes no signals")
         self.codec._check_spec(tokens.spec)
+        if bool((tokens.lengths != tokens.ids.shape[1]).any()):
+            raise ValueError(f"the items of a batch of sessions advance together, got lengths {tokens.lengths.tolist()}")
         if self.batch not in (None, len(tokens)):
             raise ValueError(f"tokens must keep the session's batch of {self.batch}, got {len(tokens)}")
         self.batch = len(tokens)
@@ -107,7 +114,7 @@ class DecodeStream:
     def flush(self) -> Tensor:
         """The samples that were held back for overlap; the session then starts anew."""
         if self.batch is None:
-            raise ValueError("flush needs at least one push")
+            raise ValueError("flush needs at least one push since the session's start or last flush, got none")
         ids = torch.zeros(self.batch, 0, self.codec.spec.num_codebooks, dtype=torch.long, device=self.codec.device)
         samples = self._step(ids, last=True)
         self.state, self.batch = {}, None

@@ -132,7 +132,9 @@ class Tokens:
         if self.spec.frame_rate is None or self.spec.sample_rate is None:
             raise ValueError(f"{self.spec.modality} tokens have no time axis, so no bitrate")
         size = self.side.get("size")
-        seconds = (size if size is not None else self.shapes * self.spec.hop[-1])[:, -1] / self.spec.sample_rate  # type: ignore[index]
+        if size is None:
+            size = self.shapes.new_tensor([self.spec.samples(steps) for steps in self.shapes[:, -1].tolist()])[:, None]
+        seconds = size[:, -1] / self.spec.sample_rate
         return self.bits / seconds.double().clamp(min=1 / self.spec.sample_rate)
 
     @property
@@ -172,7 +174,7 @@ class Tokens:
             and same_keys
             and torch.equal(self.shapes, other.shapes)
             and all(torch.equal(a, b) for a, b in zip(self._rows(), other._rows(), strict=True))
-            and all(torch.equal(value, other.side[key]) for key, value in self.side.items())
+            and all(_equal_side(value, other.side[key]) for key, value in self.side.items())
             and all(torch.equal(value, other.shared[key]) for key, value in self.shared.items())
         )
 
@@ -233,11 +235,11 @@ class Tokens:
             shared=first.shared,
         )
 
-    def save(self, path: str | Path) -> None:
-        """Write a ``.mmt`` file (see :mod:`tokenizers_mm.bitstream`)."""
+    def save(self, path: str | Path, *, codec: str | None = None) -> None:
+        """Write a ``.mmt`` file (see :mod:`tokenizers_mm.bitstream`); ``codec`` is the name of the codec that made the tokens."""
         from tokenizers_mm import bitstream
 
-        bitstream.save(self, path)
+        bitstream.save(self, path, codec=codec)
 
     @classmethod
     def load(cls, path: str | Path) -> Tokens:
@@ -248,6 +250,14 @@ class Tokens:
 
     def __repr__(self) -> str:
         return f"Tokens({self.spec.modality}, {len(self)} x {self.shape}, codebooks {self.spec.codebook_sizes})"
+
+
+def _equal_side(a: Tensor, b: Tensor) -> bool:
+    """Whether side tensors are equal, zeros aside that joining batches put at the end of dim 1."""
+    if min(a.ndim, b.ndim) < 2 or a.dtype != b.dtype or a.shape[2:] != b.shape[2:] or len(a) != len(b):
+        return torch.equal(a, b)
+    n = min(a.shape[1], b.shape[1])
+    return torch.equal(a[:, :n], b[:, :n]) and not a[:, n:].any() and not b[:, n:].any()
 
 
 def _pad_cat(tensors: Sequence[Tensor]) -> Tensor:

@@ -1,7 +1,8 @@
-"""Files of any modality <-> ``.mmt`` token files, in constant memory where there is a time axis: ``mmtok encode``."""
+"""Files of any modality <-> token files (``.mmt``, and those of other programs by their extension), in constant memory where there is a time axis: ``mmtok encode``."""
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,11 +11,16 @@ from pathlib import Path
 
 from torch import Tensor
 
+from tokenizers_mm import bitstream
+from tokenizers_mm.cards import HUB
 from tokenizers_mm.codec import Codec
-from tokenizers_mm.registry import matching, wing
+from tokenizers_mm.registry import containers, list_codecs, matching, wing
 from tokenizers_mm.tokens import Tokens, TokenSpec
+from tokenizers_mm.weights import WEIGHTS
 
 SUFFIX = ".mmt"
+FOLDER = "weights:"
+"""Begins the name that files give to a codec folder; the start of the SHA-256 of its weights follows."""
 Progress = Callable[[Iterable[Tensor], int], Iterable[Tensor]]
 """Shows how far a long signal is: takes its pieces and how many there will be about, and passes the pieces on."""
 
@@ -89,16 +95,20 @@ def encode_file(
     source: Path,
     target: Path,
     *,
+    name: str | None = None,
+    lm: Path | None = None,
     window: float = 10.0,
     force: bool = False,
     progress: Progress = lambda pieces, _: pieces,
 ) -> Transcoded:
-    """Encode one file to a ``.mmt`` file.
+    """Encode one file to a token file.
 
     Args:
         codec: The codec, whose wing reads the file and fits it to the codec's rate and channels.
         source: The file.
-        target: Where to write.
+        target: Where to write; the extension says whose format.
+        name: What the file says wrote it (see :func:`writer_name`).
+        lm: Folder of the language model that the format's entropy coder is to use.
         window: Seconds held in memory at a time.
         force: Overwrite.
         progress: Follows the pieces of a long signal.
@@ -116,7 +126,7 @@ def encode_file(
         total = math.ceil(files.info(source).seconds / window)
         tokens = codec.encode_long(progress(pieces, total), window_seconds=window)
     target.parent.mkdir(parents=True, exist_ok=True)
-    tokens.save(target)
+    write_tokens(tokens, target, codec, name=name, lm=lm)
     return _facts(tokens, source, target, target.stat().st_size, start)
 
 
@@ -130,7 +140,7 @@ def decode_file(
     force: bool = False,
     progress: Progress = lambda pieces, _: pieces,
 ) -> Transcoded:
-    """Decode the tokens of one ``.mmt`` file to a signal file per item.
+    """Decode the tokens of one file to a signal file per item.
 
     Args:
         codec: The codec that made the tokens.
@@ -162,13 +172,91 @@ def decode_file(
     return _facts(tokens, source, target, source.stat().st_size, start)
 
 
-def codec_name_for(spec: TokenSpec) -> str:
-    """Name of the one codec with weights whose tokens have that spec.
+def token_suffixes() -> tuple[str, ...]:
+    """Extensions of token files: ours first, then those of other programs."""
+    return (SUFFIX, *sorted(containers()))
+
+
+def read_tokens(path: Path, *, lm: Path | None = None) -> tuple[Tokens, str | None]:
+    """Tokens of a file, and what it says wrote them.
+
+    Args:
+        path: The file; its extension says whose format it is, by default ours.
+        lm: Folder of the language model that its entropy coder used.
+
+    Raises:
+        BitstreamError: If it is no intact file of that format.
+        ValueError: If a language model is needed and not given, or given and not needed.
+    """
+    container = containers().get(path.suffix.lower())
+    if container is not None:
+        return container.read(path, lm=lm), container.codec_name(path)
+    _check_no_lm(path, lm)
+    return bitstream.load(path), bitstream.codec_name(path)
+
+
+def write_tokens(tokens: Tokens, path: Path, codec: Codec, *, name: str | None = None, lm: Path | None = None) -> None:
+    """Write what ``codec`` made to a file of the format that its extension names, by default ours.
+
+    Raises:
+        ValueError: If the format is not for that codec, or takes no language model.
+    """
+    container = containers().get(path.suffix.lower())
+    if container is not None:
+        container.write(tokens, path, codec, lm=lm)
+        return
+    _check_no_lm(path, lm)
+    tokens.save(path, codec=name)
+
+
+def _check_no_lm(path: Path, lm: Path | None) -> None:
+    if lm is not None:
+        raise ValueError(f"{path.suffix} files take no language model, got {lm}")
+
+
+def writer_name(source: str | Path) -> str:
+    """What files say of the codec that :func:`tokenizers_mm.load` makes of ``source``.
+
+    Returns:
+        A card's name or ``hf:owner/name`` as they are; for a folder :data:`FOLDER` and 16 hex digits of its weights: paths mean
+        nothing elsewhere.
+
+    Raises:
+        FileNotFoundError: If the folder has no weights.
+    """
+    name = str(source)
+    if name.startswith(HUB) or any(card.name == name for card in list_codecs()):
+        return name
+    with open(Path(source) / WEIGHTS, "rb") as file:
+        return FOLDER + hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def codec_name_for(spec: TokenSpec, writer: str | None = None) -> str:
+    """Name of the card that decodes tokens.
+
+    Args:
+        spec: Theirs.
+        writer: What their file says wrote them; nothing is downloaded because of it.
+
+    Returns:
+        The card that ``writer`` names, or whose weights it names; without ``writer`` the one card with weights that takes
+        the spec.
 
     Raises:
         ValueError: If none or several do; the message lists them.
     """
     cards = matching(spec)
+    if writer is not None:
+        for card in cards:
+            folder = card.checkpoint_folder if writer.startswith(FOLDER) else None
+            if writer == card.name or (folder and (folder / WEIGHTS).is_file() and writer_name(folder) == writer):
+                return card.name
+        what = (
+            "a codec folder with these weights"
+            if writer.startswith(FOLDER)
+            else "no installed card for these tokens' spec"
+        )
+        raise ValueError(f"the file was written by {writer!r}, {what}: name the codec or its folder")
     usable = [card.name for card in cards if card.checkpoint]
     if len(usable) == 1:
         return usable[0]

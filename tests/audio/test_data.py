@@ -22,6 +22,7 @@ from tokenizers_mm.audio import data as data_module
 from tokenizers_mm.audio.data import AudioDataModule, AudioSource, FixedClips, RandomSegments, ResumableLoader, collate
 from tokenizers_mm.audio.sources import Clips
 from tokenizers_mm.tokens import TokenSpec
+from tokenizers_mm.training import loader as loader_module
 
 RATE = 8000
 SPEC = TokenSpec("audio", (2,), sample_rate=RATE)
@@ -307,7 +308,7 @@ def test_ranks_share_the_examples_without_overlap(folder: Path, monkeypatch: pyt
     alone = torch.cat(stream(built.train_dataloader(), 8))
     parts = []
     for rank in range(2):
-        monkeypatch.setattr(data_module, "_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(loader_module, "_world", lambda rank=rank: (rank, 2))
         loader = built.train_dataloader()
         assert len(loader) == 4
         parts.append(stream(loader, 4))

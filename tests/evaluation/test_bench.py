@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import statistics
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -14,9 +16,10 @@ from torch import nn
 
 from tokenizers_mm import registry
 from tokenizers_mm.evaluation import bench_tables
-from tokenizers_mm.evaluation.bench import BOTH, TASKS, Benchmark, BenchReport, Timing, bench, load_benchmark
-from tokenizers_mm.evaluation.contender import Contender, Peer
-from tokenizers_mm.evaluation.meter import gemm_rate, metered, multiply_adds, peak_memory
+from tokenizers_mm.evaluation.bench import BOTH, BenchReport, Timing, bench
+from tokenizers_mm.evaluation.bench_plan import STREAM, TASKS, Benchmark, load_benchmark
+from tokenizers_mm.evaluation.contender import Contender, Peer, codec_contender
+from tokenizers_mm.evaluation.meter import gemm_rate, metered, multiply_adds, peak_memory, run_alone
 from tokenizers_mm.evaluation.storage import measure_storage
 
 CONFIG = {
@@ -116,6 +119,54 @@ def test_a_reference_that_cannot_run_is_refused(plan) -> None:
         bench(plan.model_copy(update={"parts": {"tiny": ("nothing",)}}))
 
 
+def test_streams_are_timed_per_hop_and_a_codec_beside_its_pair(plan) -> None:
+    card = registry.get_card("tiny")
+    registry.register(card.model_copy(update={"name": "causal", "config": {**CONFIG, "causal": True}}))
+    plan = plan.model_copy(
+        update={"codecs": ("causal", "tiny"), "pairs": {"causal": "toy"}, "parts": {}, "tasks": STREAM, "seconds": 0.2}
+    )
+    report = bench(plan, threads=1, clock="cpu")
+    assert [t.contender for t in report.timings if t.task == "encode"] == ["causal", "toy", "tiny", "broken"]
+    assert {t.task for t in report.timings} == {"encode", "decode", *STREAM}
+    assert list(report.streams) == ["causal"]
+    assert report.streams["causal"].hop == 0.02
+    for task in STREAM:
+        assert len(report.seconds("causal", task)) == 3
+        assert report.seconds("tiny", task) == report.seconds("toy", task) == []
+    assert not any("stream" in name for name in report.left_out)
+    console = Console(width=200, record=True)
+    for table in bench_tables.tables(report):
+        console.print(table)
+    text = console.export_text()
+    ratio = 1 / statistics.median(report.ratios("causal", "encode", "toy"))
+    assert f"{ratio:.3f} (" in text
+    assert "ms per pushed hop" in text
+    assert "train step" not in text
+
+
+def test_a_bitrate_takes_the_first_codebooks(plan) -> None:
+    card = registry.get_card("tiny")
+    config = {**CONFIG, "quantizer": {"kind": "rvq", "codebook_size": 16, "num_quantizers": 4}}
+    spec = replace(card.spec, codebook_sizes=(16,) * 4, levels=(), scalable="columns")
+    residual = card.model_copy(update={"name": "residual", "config": config, "spec": spec})
+    assert codec_contender(residual, kbps=0.4).module.spec.num_codebooks == 2
+    with pytest.raises(ValueError, match=r"kbps must be at least 0\.2"):
+        codec_contender(residual, kbps=0.1)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kbps": {"mimi": 1.1}}, r"kbps: \['mimi'\] are not among"),
+        ({"pairs": {"tiny": "mp3"}}, r"pairs: \['mp3'\] are not among"),
+        ({"peers": ("toy", "tiny")}, "unknown peers|codecs and peers at once"),
+    ],
+)
+def test_names_that_are_not_in_the_benchmark_are_refused(plan, wrong: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bench(plan.model_copy(update=wrong))
+
+
 def test_ratios_pair_the_rounds() -> None:
     timings = [Timing("a", "encode", [2.0, 8.0], [1.0, 1.0]), Timing("b", "encode", [1.0, 2.0], [1.0, 1.0])]
     timings += [Timing("a", "decode", [1.0, 1.0], []), Timing("b", "decode", [2.0, 1.0], [])]
@@ -161,6 +212,12 @@ def test_peak_memory_counts_what_was_there_at_once_and_not_the_parents() -> None
     assert 80e6 < found < 80e6 + ballast.nbytes / 2
 
 
+def test_a_process_that_fails_says_why() -> None:
+    assert run_alone(partial(divmod, 7, 2))[1] == (3, 1)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        run_alone(partial(divmod, 7, 0))
+
+
 def test_rates_are_positive_and_files_as_large_as_entropy_allows() -> None:
     assert min(gemm_rate(lambda: float(torch.rand(1)) + 1e-9, repeats=2).values()) != 0
     rows = {row.format: row for row in measure_storage("wavtokenizer-75", 20000, 1, "wall")}
@@ -169,15 +226,18 @@ def test_rates_are_positive_and_files_as_large_as_entropy_allows() -> None:
     assert all(row.write > 0 and row.read > 0 for row in rows.values())
 
 
-def test_the_shipped_benchmark_names_cards_peers_and_parts_that_exist() -> None:
-    plan = load_benchmark("audio")
+@pytest.mark.parametrize("name", ["audio", "pretrained"])
+def test_the_shipped_benchmarks_name_cards_peers_and_parts_that_exist(name: str) -> None:
+    plan = load_benchmark(name)
     assert plan.reference in plan.peers
-    assert set(plan.peers) <= registry.wing("audio", "peers").PEERS.keys()
-    for name in plan.codecs:
+    assert {*plan.peers, *plan.pairs.values()} <= registry.wing("audio", "peers").PEERS.keys()
+    assert not set(plan.codecs) & set(plan.peers)
+    cards = {codec: registry.get_card(codec) for codec in plan.codecs}
+    for codec in plan.parts:
         with torch.device("meta"):
-            codec = registry.build(registry.get_card(name))
-        for part in plan.parts.get(name, ()):
-            codec.get_submodule(part)
+            network = registry.build(cards[codec])
+        for part in plan.parts[codec]:
+            network.get_submodule(part)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +251,7 @@ def test_a_wrong_file_is_named_with_its_fault(tmp_path, text, message) -> None:
     (tmp_path / "b.yaml").write_text(text)
     with pytest.raises(ValueError, match=rf"b\.yaml.*{message}"):
         load_benchmark(tmp_path / "b.yaml")
-    with pytest.raises(ValueError, match=r"no benchmark 'nope': expected one of \['audio'\]"):
+    with pytest.raises(ValueError, match=r"no benchmark 'nope': expected one of \['audio', 'pretrained'\]"):
         load_benchmark("nope")
 
 
@@ -199,5 +259,7 @@ def test_peers_compete_in_their_published_sizes() -> None:
     pytest.importorskip("transformers")
     peers = registry.wing("audio", "peers").PEERS
     with torch.device("meta"):
-        sizes = {name: sum(p.numel() for p in peer.build().module.parameters()) for name, peer in peers.items()}
-    assert sizes == {"encodec-24k": 14_851_810, "dac-24k": 74_653_857, "mimi": 79_308_609}
+        able = {name: peer for name, peer in peers.items() if peer.unavailable() is None}
+        sizes = {name: sum(p.numel() for p in peer.build().module.parameters()) for name, peer in able.items()}
+    wanted = {"encodec-24k": 14_851_810, "dac-24k": 74_653_857, "mimi-24k": 79_308_609}
+    assert {name: sizes.get(name) for name in wanted} == wanted

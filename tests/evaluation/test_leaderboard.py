@@ -14,9 +14,10 @@ from tokenizers_mm import registry
 from tokenizers_mm.evaluation import verify
 from tokenizers_mm.evaluation.items import find_items
 from tokenizers_mm.evaluation.leaderboard import build, results_folder, write
-from tokenizers_mm.evaluation.report import Report
+from tokenizers_mm.evaluation.report import ItemResult, Report
 from tokenizers_mm.evaluation.run import evaluate
 from tokenizers_mm.evaluation.schema import json_schema, read_report
+from tokenizers_mm.evaluation.summarise import summarise_metrics
 
 Edit = Callable[[dict[str, Any]], object]
 COMMAND = "mmtok eval Coarse --suite {suite} -o results/coarse.json"
@@ -67,10 +68,60 @@ def test_a_right_result_enters(results: Path):
     for part in ("### clean", "### quiet", "| **Coarse** | 3.20 |", "*Opus 6k*", "*16-bit PCM*", "results/coarse.json"):
         assert part in text, part
     assert write(results, check=True).text == text
-    clean = text.split("### quiet")[0].splitlines()
+
+
+def test_rows_come_cheapest_first(results: Path):
+    clean = build(results).text.split("#### Variants")[0].splitlines()
     rates = [float(line.split("|")[3]) for line in clean if line.endswith("(results/coarse.json) |")]
-    assert len(rates) == 3
+    assert len(rates) == 2
     assert rates == sorted(rates)
+
+
+def renamed(report: Report, **names: str) -> Report:
+    """The toy's codec again under other names, as if it had been run from folders or been a card."""
+    codecs = tuple(replace(c, codec=name) for name in names.values() for c in report.codecs if c.kind == "codec")
+    baselines = tuple(c for c in report.codecs if c.kind == "baseline")
+    command = report.command.replace("Coarse", " ".join(names.values()))
+    return replace(report, codecs=(*codecs, *baselines), command=command)
+
+
+def test_codecs_from_folders_stand_apart_from_those_that_ship(
+    results: Path, report: Report, monkeypatch: pytest.MonkeyPatch
+):
+    """A comparison of trained variants verifies, under its own title and short names, and takes no place on the board."""
+    monkeypatch.setattr(verify, "_card_fingerprint", lambda name: None)
+    (results / "coarse.json").unlink()
+    made = renamed(report, a="runs/fsq-6/codec", b="runs/rvq-6/codec", card="wavtokenizer-40")
+    worse = {key: replace(s, mean=s.mean and 2 * s.mean) for key, s in made.codecs[0].metrics.items()}
+    made.save(results / "variants.toy.json")
+    board = write(results)
+    assert board.rejected == {}
+    main, variants = board.text.split("### quiet")[0].split("#### Variants")
+    assert "| **wavtokenizer-40** |" in main
+    assert "fsq-6" not in main
+    rows = [line.split("|")[2].strip() for line in variants.splitlines() if "**" in line]
+    assert sorted(rows) == ["**fsq-6**", "**rvq-6**", "**wavtokenizer-40**"]
+    assert "Opus" not in variants.split("| result | made |")[0]
+    doctored = replace(made, codecs=(replace(made.codecs[0], metrics=worse), *made.codecs[1:]))
+    doctored.save(results / "variants.toy.json")
+    assert "the summary does not follow from the items" in str(build(results).rejected)
+
+
+def test_variants_are_sorted_best_first(results: Path, report: Report):
+    made = renamed(report, a="runs/z/codec", b="runs/a/codec")
+    loud = [
+        replace(c, items=tuple(better(i) for i in c.items)) if c.codec == "runs/z/codec" else c for c in made.codecs
+    ]
+    loud = [replace(c, metrics=c.metrics | summarise_metrics(c.items, ["mel", "l1", "dwer"])) for c in loud]
+    replace(made, codecs=tuple(loud)).save(results / "coarse.json")
+    board = build(results)
+    assert board.rejected == {}
+    table = board.text.split("#### Variants")[1].split("| result | made |")[0]
+    assert table.index("**z**") < table.index("**a**")
+
+
+def better(item: ItemResult) -> ItemResult:
+    return replace(item, metrics={**item.metrics, "mel": item.metrics["mel"] / 2})
 
 
 def test_a_page_that_is_not_what_the_command_makes_is_found(results: Path):

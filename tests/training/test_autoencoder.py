@@ -6,6 +6,7 @@ from lightning.pytorch import Callback
 from torch import nn
 from toy_training import ToyCodec, ToyData, autoencoder, make_trainer, weights
 
+from tokenizers_mm.audio import WavTokenizer
 from tokenizers_mm.training.objective import Objective, mask_past_end
 
 
@@ -106,3 +107,18 @@ def test_a_weight_without_a_loss_is_named():
         Objective(ToyCodec(), {"l1": nn.L1Loss()}, {"mel": 45.0})
     with pytest.raises(ValueError, match="losses"):
         Objective(ToyCodec(), {})
+
+
+def test_fewer_residual_codebooks_start_from_the_first_of_more(tmp_path):
+    sizes = {"sample_rate": 16000, "encoder": "stft", "encoder_dim": 16, "dim": 16, "intermediate_dim": 16}
+    network = {**sizes, "strides": [4, 4, 4, 5], "layers": 1, "encoder_layers": 1, "num_embeddings": 0}
+    quantizer = {"kind": "rvq", "codebook_size": 8}
+    two = WavTokenizer(**network, quantizer={**quantizer, "num_codebooks": 2})
+    two.save_pretrained(tmp_path / "two")
+    one = WavTokenizer(**network, quantizer={**quantizer, "num_codebooks": 1})
+    objective = Objective(one, {"l1": nn.L1Loss()}, ema_decay=None)
+    objective.load_codec(str(tmp_path / "two"))
+    assert all(torch.equal(value, two.state_dict()[key]) for key, value in one.state_dict().items())
+    one.save_pretrained(tmp_path / "one")
+    with pytest.raises(ValueError, match=r"missing keys: quantizer\.stages\.1"):
+        Objective(two, {"l1": nn.L1Loss()}, ema_decay=None).load_codec(str(tmp_path / "one"))

@@ -8,8 +8,8 @@ epoch, rank or worker, so that an interrupted run goes on with exactly the examp
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, TypedDict
+from collections.abc import Sequence
+from typing import TypedDict
 
 import lightning as L
 import numpy as np
@@ -21,6 +21,7 @@ from tokenizers_mm.audio import files
 from tokenizers_mm.audio.sources import AudioSource, Clips
 from tokenizers_mm.threads import one_thread
 from tokenizers_mm.tokens import TokenSpec
+from tokenizers_mm.training.loader import ResumableLoader, loader
 
 __all__ = ["AudioDataModule", "AudioSource", "Batch", "FixedClips", "RandomSegments", "ResumableLoader", "collate"]
 
@@ -120,58 +121,6 @@ def collate(signals: Sequence[Tensor]) -> Batch:
     return {"signal": signal, "lengths": lengths}
 
 
-class ResumableLoader:
-    """Batches of consecutive example numbers, split over ranks; its whole state is how many examples were handed out.
-
-    Lightning saves and restores that state with every checkpoint, also in the middle of an epoch.
-
-    Args:
-        dataset: Takes any example number.
-        batch_size: Examples per batch and rank.
-        examples_per_epoch: Examples, over all ranks, after which an iteration ends; the next goes on from there.
-        num_workers: Processes that prepare batches.
-    """
-
-    def __init__(self, dataset: RandomSegments, batch_size: int, examples_per_epoch: int, num_workers: int = 0) -> None:
-        self.dataset, self.batch_size, self.num_workers = dataset, batch_size, num_workers
-        self.examples_per_epoch, self.examples_seen = examples_per_epoch, 0
-
-    def __len__(self) -> int:
-        return max(1, self.examples_per_epoch // (self.batch_size * _world()[1]))
-
-    def __iter__(self) -> Iterator[Batch]:
-        rank, world = _world()
-        step = self.batch_size * world
-        first = self.examples_seen + rank * self.batch_size
-        batches = [range(n, n + self.batch_size) for n in range(first, first + len(self) * step, step)]
-        for batch in _loader(self.dataset, self.num_workers, batch_sampler=batches):
-            self.examples_seen += step
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """How many examples were handed out, over all ranks."""
-        return {"examples_seen": self.examples_seen}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on after that many examples."""
-        self.examples_seen = state_dict["examples_seen"]
-
-
-def _world() -> tuple[int, int]:
-    """This process's rank and the number of ranks."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_rank(), torch.distributed.get_world_size()
-    return 0, 1
-
-
-def _loader(dataset: Dataset, num_workers: int, **batching: Any) -> DataLoader:
-    # its own generator: a loader otherwise draws from the global one, and a resumed run would differ from then on
-    generator, pin = torch.Generator(), torch.cuda.is_available()
-    return DataLoader(
-        dataset, num_workers=num_workers, collate_fn=collate, generator=generator, pin_memory=pin, **batching
-    )
-
-
 class AudioDataModule(L.LightningDataModule):
     """Training segments and validation clips from audio files of any rate and format, as :class:`Batch`.
 
@@ -254,20 +203,21 @@ class AudioDataModule(L.LightningDataModule):
         """Random segments, going on from epoch to epoch without repeating an example number."""
         clips = self.clips["train"]
         data = RandomSegments(clips, self.samples, gain_db=self.gain_db, speeds=self.speeds, seed=self.seed)
-        return ResumableLoader(data, self.batch_size, self.examples_per_epoch or len(data), self.num_workers)
+        count = self.examples_per_epoch or len(data)
+        return ResumableLoader(data, self.batch_size, count, self.num_workers, collate=collate)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """The first segment of every validation clip (whole clips with ``whole_valid``), in a fixed order."""
         if "valid" not in self.clips:
             return []
         data = FixedClips(self.clips["valid"], None if self.whole_valid else self.samples, gain_db=self.valid_gain_db)
-        return _loader(data, self.num_workers, batch_size=self.batch_size)
+        return loader(data, self.num_workers, collate, batch_size=self.batch_size)
 
     def test_dataloader(self) -> DataLoader | list[DataLoader]:
         """Whole test clips at their recorded level, in a fixed order."""
         if "test" not in self.clips:
             return []
-        return _loader(FixedClips(self.clips["test"], None), self.num_workers, batch_size=self.batch_size)
+        return loader(FixedClips(self.clips["test"], None), self.num_workers, collate, batch_size=self.batch_size)
 
 
 def _listed(source: AudioSource | list[AudioSource] | None) -> list[AudioSource]:

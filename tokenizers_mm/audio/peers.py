@@ -1,7 +1,9 @@
-"""Public audio codecs to compare speed with: the classes of ``transformers`` in their published configurations.
+"""Public audio codecs to compare speed with, in their published configurations: the classes of ``transformers``, and of the
+authors' own packages where those are installed.
 
 EnCodec: Défossez et al., "High Fidelity Neural Audio Compression", 2022. DAC: Kumar et al., "High-Fidelity Audio Compression
-with Improved RVQGAN", 2023. Mimi: Défossez et al., "Moshi: a speech-text foundation model for real-time dialogue", 2024.
+with Improved RVQGAN", 2023. Mimi: Défossez et al., "Moshi: a speech-text foundation model for real-time dialogue", 2024. SNAC:
+Siuzdak et al., "SNAC: Multi-Scale Neural Audio Codec", 2024.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ def _unavailable() -> str | None:
         if find_spec("transformers") and int(version("transformers").split(".")[0]) >= 5
         else "transformers 5 is not installed: pip install tokenizers_mm[peers]"
     )
+
+
+def _without_snac() -> str | None:
+    return None if find_spec("snac") else "its authors' package is not installed: pip install snac"
 
 
 def _contender(model: Any, encode: Callable, decode: Callable, network: Callable[[Tensor], Tensor]) -> Contender:
@@ -71,8 +77,24 @@ def _mimi() -> Contender:
     )
 
 
+def _snac() -> Contender:
+    from snac import SNAC
+
+    model: Any = SNAC(
+        sampling_rate=24000,
+        encoder_dim=48,
+        encoder_rates=[2, 4, 8, 8],
+        decoder_dim=1024,
+        decoder_rates=[8, 8, 4, 2],
+        attn_window_size=None,
+        vq_strides=[4, 2, 1],
+    ).eval()
+    return Contender(model, model.sampling_rate, 1, model.encode, model.decode, lambda x: F.l1_loss(model(x)[0], x))
+
+
 PEERS: dict[str, Peer] = {
     "encodec-24k": Peer("EncodecModel of transformers, 24 kHz, 8 codebooks (6 kbit/s)", _encodec, _unavailable),
     "dac-24k": Peer("DacModel of transformers, 24 kHz, 32 codebooks (24 kbit/s)", _dac, _unavailable),
-    "mimi": Peer("MimiModel of transformers, 24 kHz, 8 codebooks (1.1 kbit/s)", _mimi, _unavailable),
+    "snac-24k": Peer("SNAC of its authors' package, 24 kHz, 3 levels (1 kbit/s)", _snac, _without_snac),
+    "mimi-24k": Peer("MimiModel of transformers, 24 kHz, 8 codebooks (1.1 kbit/s)", _mimi, _unavailable),
 }

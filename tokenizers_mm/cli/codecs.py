@@ -35,19 +35,19 @@ def list_command(
         return
     if not cards:
         raise ValueError(f"no codec matches {pattern!r}" + (f" in modality {modality!r}" if modality else ""))
-    table = Table("name", "modality", "input", "tokens/s", "kbit/s", "codebooks", "weights", "licence", box=None)
-    for card in cards:
-        row = card.row()
-        rates = (number(row["token_rate"]), number(row["kbps"]))
-        table.add_row(
-            row["name"], row["modality"], row["input"], *rates, row["codebooks"], row["weights"], row["licence"]
-        )
-    out.print(table)
+    for group in sorted({card.modality for card in cards}):
+        table = Table("name", "Hz", "tokens/s", "kbit/s", "codebooks", "licence", "weights", box=None)
+        for card in (card for card in cards if card.modality == group):
+            row = card.row()
+            rates = (number(value) for value in (card.spec.sample_rate, row["token_rate"], row["kbps"]))
+            table.add_row(f"[cyan]{card.name}[/]", *rates, row["codebooks"], card.licence, escape(card.weights_source))
+        out.print(f"[bold]{group}[/], {table.row_count} codecs", highlight=False)
+        out.print(table)
 
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="A card's name, or a .mmt file.", show_default=False)],
+    name: Annotated[str, typer.Argument(help="A card's name, or a token file (.mmt, .ecdc).", show_default=False)],
 ) -> None:
     """Show all there is to know about one codec, or what is inside a token file.
 
@@ -57,9 +57,9 @@ def info(
     """
     import yaml
 
-    from tokenizers_mm import registry
+    from tokenizers_mm import registry, transcode
 
-    if name.endswith(".mmt"):
+    if Path(name).suffix.lower() in transcode.token_suffixes():
         _print_token_file(Path(name))
         return
     card = registry.get_card(name)
@@ -72,7 +72,7 @@ def info(
         "rate": f"{number(row['token_rate'])} tokens/s, {number(row['kbps'])} kbit/s",
         "parameters": f"{total:,}",
         "class": card.class_path,
-        "weights": row["weights"],
+        "weights": card.weights_source,
         "licence": card.licence,
         "training data": card.training_data,
         "paper": f"{card.paper.authors} ({card.paper.year}), {card.paper.title}, {card.paper.url}",
@@ -151,11 +151,12 @@ def _parameter_count(card: Card) -> int:
 
 
 def _print_token_file(path: Path) -> None:
-    from tokenizers_mm import bitstream, registry
+    from tokenizers_mm import registry, transcode
 
-    tokens = bitstream.load(path)
+    tokens, writer = transcode.read_tokens(path)
     names = ", ".join(card.name for card in registry.matching(tokens.spec)) or "none of the installed cards"
     out.print(f"{len(tokens)} item(s), spec {tokens.spec.fingerprint}, fits {names}", highlight=False)
+    out.print(f"written by {escape(writer) if writer else 'a codec that it does not name'}", highlight=False)
     out.print({key: value for key, value in tokens.spec.to_dict().items() if value is not None})
     for index, item in enumerate(tokens):
         rate = "" if tokens.spec.frame_rate is None else f", {float(item.bitrate[0]) / 1000:g} kbit/s nominal"

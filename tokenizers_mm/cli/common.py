@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,6 +30,14 @@ CodecOption = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Overwrite files that exist.")]
 Device = Annotated[str, typer.Option("--device", help="Where to run: cpu, cuda, cuda:1, mps.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option("--weights", help="For a card: downloaded model.safetensors, or its folder.", show_default=False),
+]
+LanguageModel = Annotated[
+    Path | None,
+    typer.Option("--lm", help="Folder of the language model that a token file's coder uses.", show_default=False),
+]
 Window = Annotated[float, typer.Option("--window", help="Seconds processed at a time.", min=0.1)]
 
 

@@ -1,4 +1,4 @@
-"""``mmtok eval | leaderboard | bench``: measure codecs."""
+"""``mmtok eval | report | leaderboard | bench | bench-long``: measure codecs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.markup import escape
 
-from tokenizers_mm.cli.common import Device, app, complain, err, out
+from tokenizers_mm.cli.common import Device, Window, app, complain, err, out
 
 
 @app.command("eval")
@@ -100,6 +101,36 @@ def evaluate(
         raise typer.Exit(1)
 
 
+@app.command("report")
+def show_report(
+    results: Annotated[
+        list[Path], typer.Argument(help="Result files that `mmtok eval -o FILE` wrote.", show_default=False)
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The page; default: beside the first file.", show_default=False),
+    ] = None,
+    items: Annotated[
+        list[Path] | None,
+        typer.Option("--items", help="Folder of kept files (eval --keep) that is not beside its result; repeatable."),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", help="Items with sound and pictures.", min=0)] = 30,
+) -> None:
+    """Make one page to look at from saved results of the same data: all their codecs side by side.
+
+    Example: [cyan]mmtok report a.json b.json -o page.html[/]
+    """
+    from tokenizers_mm.evaluation.html import write_html
+    from tokenizers_mm.evaluation.merge import merge
+
+    merged = merge(results, items=items or ())
+    page = results[0].with_suffix(".html") if output is None else output
+    write_html(merged.report, page, items_folder=merged.folder, limit=limit, sources=merged.sources)
+    for note in merged.notes:
+        out.print(f"* {note}", markup=False, highlight=False)
+    out.print(f"[green]written[/]: {escape(str(page))}, {page.stat().st_size / 1e6:.1f} MB", highlight=False)
+
+
 @app.command()
 def leaderboard(
     results: Annotated[
@@ -149,6 +180,31 @@ def bench(
         out.print(table)
     for note in bench_tables.notes(report):
         out.print(f"* {note}", markup=False, highlight=False)
+
+
+@app.command("bench-long")
+def bench_long(
+    codecs: Annotated[list[str], typer.Argument(help="Cards (random weights) or folders.", show_default=False)],
+    hours: Annotated[float, typer.Option("--hours", help="Length of the signal.")] = 3.0,
+    window: Window = 10.0,
+    threads: Annotated[int, typer.Option("--threads", "-t", help="Threads of PyTorch.", min=1)] = 1,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Where temporary files go: two recordings of that length.")
+    ] = None,
+) -> None:
+    """Measure the memory and time of coding a generated recording of hours, each direction in a process of its own.
+
+    Example: [cyan]mmtok bench-long wavtokenizer-speech-16k --hours 3[/]
+    """
+    from tokenizers_mm.evaluation.long_audio import measure_long, table
+
+    runs = []
+    for codec in codecs:
+        with err.status(f"{codec}: {hours:g} hours there and back"):
+            runs.append(measure_long(codec, hours=hours, window=window, threads=threads, folder=folder))
+    out.print(table(runs))
+    if not all(run.exact for run in runs):
+        raise typer.Exit(1)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -12,7 +12,19 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
-from tokenizers_mm.cli.common import EXPECTED, CodecOption, Device, Force, Window, app, complain, err, out
+from tokenizers_mm.cli.common import (
+    EXPECTED,
+    CodecOption,
+    Device,
+    Force,
+    LanguageModel,
+    Weights,
+    Window,
+    app,
+    complain,
+    err,
+    out,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,8 +38,10 @@ def encode(
     codec: CodecOption,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the .mmt files, or one .mmt file; default: beside each."),
+        typer.Option("--output", "-o", help="Folder for the .mmt files, or one file (.mmt, .ecdc); default: beside each."),
     ] = None,
+    weights: Weights = None,
+    lm: LanguageModel = None,
     window: Window = 10.0,
     device: Device = "cpu",
     force: Force = False,
@@ -36,23 +50,29 @@ def encode(
 
     Example: [cyan]mmtok encode talk.mp3 -c wavtokenizer-speech-16k[/]
 
+    Example: [cyan]mmtok encode song.wav -c encodec-24khz -o song.ecdc[/]
+
     Example: [cyan]mmtok encode recordings/ -c ./my_codec -o tokens/[/]
     """
     from tokenizers_mm import registry, transcode
 
-    model = registry.load(codec, device=device)
+    model = registry.load(codec, weights=weights, device=device)
     extensions = registry.wing(model.spec.modality, "files").EXTENSIONS
-    jobs = transcode.plan(inputs, extensions, transcode.SUFFIX, output)
-    _transcode(jobs, partial(transcode.encode_file, model, window=window, force=force, progress=_follow(jobs)))
+    suffix = output.suffix.lower() if output and output.suffix.lower() in transcode.token_suffixes() else transcode.SUFFIX
+    jobs = transcode.plan(inputs, extensions, suffix, output)
+    work = partial(transcode.encode_file, model, name=transcode.writer_name(codec), lm=lm, window=window, force=force)
+    _transcode(jobs, partial(work, progress=_follow(jobs)))
 
 
 @app.command()
 def decode(
-    inputs: Annotated[list[Path], typer.Argument(help=".mmt files, or folders to search.", show_default=False)],
+    inputs: Annotated[list[Path], typer.Argument(help=".mmt or .ecdc files, or folders to search.", show_default=False)],
     codec: Annotated[
         str | None,
         typer.Option(
-            "--codec", "-c", help="Card, folder or hf:owner/name; default: the one card whose tokens these are."
+            "--codec",
+            "-c",
+            help="Card, folder or hf:owner/name; default: the card that the file names, or the one that fits.",
         ),
     ] = None,
     output: Annotated[
@@ -62,27 +82,36 @@ def decode(
         str | None,
         typer.Option("--format", help="Extension to write, such as flac; default: that of --output, or lossless."),
     ] = None,
+    weights: Weights = None,
+    lm: LanguageModel = None,
     window: Window = 10.0,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Decode .mmt token files to signals; the codec is found from the tokens, or given.
+    """Decode token files to signals; the codec is the one that the file names, found from the tokens, or given.
 
     Example: [cyan]mmtok decode talk.mmt -o decoded.wav[/]
 
     Example: [cyan]mmtok decode tokens/ -c ./my_codec --format flac -o out/[/]
     """
-    from tokenizers_mm import bitstream, registry, transcode
+    from tokenizers_mm import registry, transcode
 
     to_file = output is not None and output.suffix and not output.is_dir()
     suffix = f".{file_format.lstrip('.').lower()}" if file_format else output.suffix if output and to_file else ""
-    load = lru_cache(maxsize=1)(partial(registry.load, device=device))
-
-    jobs = transcode.plan(inputs, [transcode.SUFFIX], suffix or transcode.SUFFIX, output)
+    load = lru_cache(maxsize=1)(partial(registry.load, weights=weights, device=device))
+    given = None if codec is None else transcode.writer_name(codec)
+    jobs = transcode.plan(inputs, transcode.token_suffixes(), suffix or transcode.SUFFIX, output)
 
     def work(source: Path, target: Path) -> Transcoded:
-        tokens = bitstream.load(source)
-        model = load(codec or transcode.codec_name_for(tokens.spec))
+        tokens, writer = transcode.read_tokens(source, lm=lm)
+        model = load(codec or transcode.codec_name_for(tokens.spec, writer))
+        if (
+            given
+            and writer
+            and writer != given
+            and writer.startswith(transcode.FOLDER) == given.startswith(transcode.FOLDER)
+        ):
+            err.print(f"[yellow]note:[/] {escape(f'{source} was written by {writer}, not by {given}')}", soft_wrap=True)
         if not suffix:
             target = target.with_suffix(registry.wing(tokens.spec.modality, "files").EXTENSIONS[0])
         return transcode.decode_file(model, tokens, source, target, window=window, force=force, progress=_follow(jobs))

@@ -16,58 +16,22 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from tokenizers_mm import registry
+from tokenizers_mm.codec import Codec
+from tokenizers_mm.evaluation.bench_plan import STREAM, TASKS, Benchmark, load_benchmark
 from tokenizers_mm.evaluation.contender import Contender, Peer, codec_contender
 from tokenizers_mm.evaluation.environment import command, machine, versions
 from tokenizers_mm.evaluation.meter import CLOCKS, gemm_rate, metered, multiply_adds, peak_memory
 from tokenizers_mm.evaluation.storage import Storage, measure_storage
 
-TASKS = ("encode", "decode", "encode batch", "decode batch", "train step")
 BOTH = "there and back"
-
-
-class Benchmark(BaseModel):
-    """What is timed and how: a YAML file in ``eval/benchmarks``.
-
-    Attributes:
-        name: The file's name without ``.yaml``.
-        modality: Wing whose ``PEERS`` compete.
-        codecs: Cards.
-        peers: Keys of the wing's ``PEERS``.
-        reference: The one that ratios are against.
-        seconds: Of the single clip.
-        batch: Clips of a batch.
-        batch_seconds: Of each clip of a batch.
-        train_seconds: Of each clip of a training batch, as many clips as ``batch``.
-        rounds: Turns that each contender gets, after ``warmup`` uncounted ones.
-        parts: Codec to the modules whose share of its time is shown.
-        stored_ids: How many ids the bitstream is timed on.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    modality: str
-    codecs: tuple[str, ...] = Field(min_length=1)
-    peers: tuple[str, ...] = ()
-    reference: str
-    seconds: float = Field(5.0, gt=0)
-    batch: int = Field(4, ge=1)
-    batch_seconds: float = Field(2.0, gt=0)
-    train_seconds: float = Field(1.0, gt=0)
-    rounds: int = Field(9, ge=1)
-    warmup: int = Field(2, ge=1)
-    parts: dict[str, tuple[str, ...]] = {}
-    stored_ids: int = Field(1_000_000, ge=1)
 
 
 @dataclass
 class Timing:
-    """The rounds of one contender at one task, in seconds per second of audio (a training step: per step)."""
+    """The rounds of one contender at one task, in seconds per second of audio (a training step: per step; streams: per hop)."""
 
     contender: str
     task: str
@@ -94,8 +58,26 @@ class Cost:
 
 
 @dataclass
+class Streaming:
+    """What a streaming contender's sessions take and hold back, in seconds.
+
+    Args:
+        hop: Audio of one step, what a push brings.
+        encode_latency: From a sample's arrival to its token.
+        decode_latency: Samples' lag behind their token.
+    """
+
+    hop: float
+    encode_latency: float
+    decode_latency: float
+
+
+@dataclass
 class BenchReport:
-    """All that a run of a benchmark found."""
+    """All that a run of a benchmark found.
+
+    ``streams`` holds the contenders that stream.
+    """
 
     benchmark: dict
     command: str
@@ -109,6 +91,7 @@ class BenchReport:
     costs: list[Cost]
     storage: list[Storage]
     left_out: dict[str, str]
+    streams: dict[str, Streaming] = field(default_factory=dict)
 
     def seconds(self, contender: str, task: str) -> list[float]:
         """Rounds on the chosen clock, of ``BOTH`` the sums of encoding and decoding; none if the contender couldn't do it."""
@@ -117,10 +100,10 @@ class BenchReport:
         found = [t for t in self.timings if (t.contender, t.task) == (contender, task)]
         return getattr(found[0], self.clock) if found else []
 
-    def ratios(self, contender: str, task: str) -> list[float]:
-        """How many times faster than the reference, round by round."""
-        reference = self.seconds(self.benchmark["reference"], task)
-        return [a / b for a, b in zip(reference, self.seconds(contender, task), strict=False)]
+    def ratios(self, contender: str, task: str, reference: str | None = None) -> list[float]:
+        """How many times faster than the reference (the benchmark's, or another contender), round by round."""
+        others = self.seconds(self.benchmark["reference"] if reference is None else reference, task)
+        return [a / b for a, b in zip(others, self.seconds(contender, task), strict=False)]
 
     def limit(self, cost: Cost, task: str) -> float:
         """Seconds per second of audio that the multiply-adds alone take at the best measured rate of products."""
@@ -128,27 +111,6 @@ class BenchReport:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
-
-
-def load_benchmark(source: str | Path) -> Benchmark:
-    """A benchmark by the name of a shipped file, or by path.
-
-    Raises:
-        ValueError: If there is none or its file is wrong.
-    """
-    folder = registry.data_path("eval") / "benchmarks"
-    path = Path(source) if str(source).endswith((".yaml", ".yml")) else folder / f"{source}.yaml"
-    if not path.is_file():
-        raise ValueError(
-            f"no benchmark {str(source)!r}: expected one of {sorted(p.stem for p in folder.glob('*.yaml'))}"
-        )
-    try:
-        return Benchmark.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"{path}: {faults}") from None
 
 
 def bench(
@@ -178,7 +140,7 @@ def bench(
         builders, left_out = _builders(plan)
         contenders = {name: build() for name, (_, build) in builders.items()}
         gemm = gemm_rate(CLOCKS[clock])
-        timings = [timing for task in TASKS for timing in _time(plan, task, contenders, left_out, progress)]
+        timings = [timing for task in _tasks(plan) for timing in _time(plan, task, contenders, left_out, progress)]
         costs = []
         able = {timing.contender for timing in timings if timing.task == "decode"}
         for name, (definition, build) in ((name, builders[name]) for name in builders if name in able):
@@ -200,6 +162,7 @@ def bench(
             costs=costs,
             storage=storage,
             left_out=left_out,
+            streams={name: _streaming(c.streams) for name, c in contenders.items() if c.streams is not None},
         )
     finally:
         torch.set_num_threads(before)
@@ -216,14 +179,29 @@ def _builders(plan: Benchmark) -> tuple[Builders, dict[str, str]]:
     peers: Mapping[str, Peer] = registry.wing(plan.modality, "peers").PEERS if plan.peers else {}
     if unknown := sorted(set(plan.peers) - peers.keys()):
         raise ValueError(f"benchmark {plan.name!r}: unknown peers {unknown}: expected some of {sorted(peers)}")
+    if both := sorted(set(plan.codecs) & set(plan.peers)):
+        raise ValueError(
+            f"benchmark {plan.name!r}: {both} are codecs and peers at once: their rows need names of their own"
+        )
     left_out = {name: reason for name in plan.peers if (reason := peers[name].unavailable())}
-    cards = {name: registry.get_card(name) for name in plan.codecs}
-    found: Builders = {name: (card.summary, partial(codec_contender, card)) for name, card in cards.items()}
+    for key, codecs, others in (("kbps", plan.kbps, ()), ("pairs", plan.pairs, plan.pairs.values())):
+        if unknown := sorted({*codecs} - {*plan.codecs} | {*others} - {*plan.peers}):
+            raise ValueError(f"benchmark {plan.name!r}: {key}: {unknown} are not among its codecs and peers")
+    found: Builders = {}
+    for name in plan.codecs:  # each followed by its pair, so that they meet the same weather
+        card = registry.get_card(name)
+        found[name] = card.summary, partial(codec_contender, card, plan.kbps.get(name))
+        if (peer := plan.pairs.get(name)) and peer not in left_out:
+            found[peer] = peers[peer].definition, peers[peer].build
     found |= {name: (peers[name].definition, peers[name].build) for name in plan.peers if name not in left_out}
     if plan.reference not in found:
         reason = left_out.get(plan.reference, "it is neither among the codecs nor the peers")
         raise ValueError(f"benchmark {plan.name!r} compares with {plan.reference!r}, which cannot run: {reason}")
     return found, left_out
+
+
+def _tasks(plan: Benchmark) -> list[str]:
+    return [task for task in (*TASKS, *STREAM) if task in (*TASKS[:2], *plan.tasks)]
 
 
 def _time(
@@ -236,6 +214,8 @@ def _time(
     """All rounds of a task, in turns."""
     work: dict[str, tuple[Callable[[], object], float]] = {}
     for name, contender in contenders.items():
+        if task in STREAM and contender.streams is None:
+            continue
         try:
             work[name] = _prepare(plan, task, contender)
             for _ in range(plan.warmup):
@@ -258,6 +238,8 @@ def _time(
 
 def _prepare(plan: Benchmark, task: str, contender: Contender) -> tuple[Callable[[], object], float]:
     """What to run, and by how much to divide its seconds."""
+    if contender.streams is not None and task in STREAM:
+        return _stream(contender.streams, task, _noise(contender, 1, plan.seconds))
     if task == "train step":
         return _train_step(contender, _noise(contender, plan.batch, plan.train_seconds)), 1.0
     batch, seconds = (plan.batch, plan.batch_seconds) if task.endswith("batch") else (1, plan.seconds)
@@ -279,6 +261,34 @@ def _train_step(contender: Contender, x: Tensor) -> Callable[[], None]:
         optimizer.step()
 
     return step
+
+
+def _stream(codec: Codec, task: str, x: Tensor) -> tuple[Callable[[], object], int]:
+    """A session that takes the signal hop by hop, or its tokens step by step; and how many pushes that is."""
+    assert codec.spec.hop is not None
+    hop = codec.spec.hop[-1]
+    hops = x[..., : x.shape[-1] // hop * hop].split(hop, dim=-1)
+    session = codec.stream()
+    steps = [tokens for chunk in hops if (tokens := session.push(chunk)).ids.shape[1]]
+
+    def run() -> None:
+        if task == "stream encode":
+            encoder = codec.stream()
+            for chunk in hops:
+                encoder.push(chunk)
+        else:
+            decoder = codec.stream(decode=True)
+            for tokens in steps:
+                decoder.push(tokens)
+
+    return run, len(hops) if task == "stream encode" else len(steps)
+
+
+def _streaming(codec: Codec) -> Streaming:
+    assert codec.spec.frame_rate is not None
+    return Streaming(
+        1 / codec.spec.frame_rate, codec.stream().latency_seconds, codec.stream(decode=True).latency_seconds
+    )
 
 
 def _cost(plan: Benchmark, name: str, definition: str, contender: Contender, clock: str) -> Cost:

@@ -6,14 +6,20 @@ import statistics
 
 from rich.table import Table
 
-from tokenizers_mm.evaluation.bench import BOTH, TASKS, BenchReport, Cost
+from tokenizers_mm.evaluation.bench import BOTH, BenchReport, Cost
+from tokenizers_mm.evaluation.bench_plan import STREAM, TASKS
 
 COLUMNS = (TASKS[0], TASKS[1], BOTH, *TASKS[2:])
 
 
 def tables(report: BenchReport) -> list[Table]:
-    """Speed, distance from the arithmetic limit, parts of each codec, storage."""
-    return [_speed(report), _limits(report), *(_parts(report, c) for c in report.costs if c.parts), _storage(report)]
+    """Speed, what the contract adds, streams, distance from the arithmetic limit, parts of each codec, storage."""
+    found = [_speed(report)]
+    if any(report.ratios(codec, "encode", peer) for codec, peer in report.benchmark["pairs"].items()):
+        found.append(_pairs(report))
+    if any(report.seconds(name, task) for name in report.streams for task in STREAM):
+        found.append(_streams(report))
+    return [*found, _limits(report), *(_parts(report, c) for c in report.costs if c.parts), _storage(report)]
 
 
 def notes(report: BenchReport) -> list[str]:
@@ -37,11 +43,12 @@ def _speed(report: BenchReport) -> Table:
         title=f"ms per second of audio (training: per step), times faster than {reference} (range); batches of {clips}",
         title_justify="left",
     )
+    columns = [task for task in COLUMNS if any(report.seconds(cost.contender, task) for cost in report.costs)]
     table.add_column("", no_wrap=True)
-    for name in (*COLUMNS, "peak MB"):
+    for name in (*columns, "peak MB"):
         table.add_column(name, justify="right")
     for cost in report.costs:
-        cells = [_timed(report, cost.contender, task) for task in COLUMNS]
+        cells = [_timed(report, cost.contender, task) for task in columns]
         table.add_row(cost.contender, *cells, "-" if cost.peak_bytes is None else f"{cost.peak_bytes / 1e6:.0f}")
     return table
 
@@ -54,6 +61,37 @@ def _timed(report: BenchReport, contender: str, task: str) -> str:
     if contender == report.benchmark["reference"]:
         return text
     return f"{text}\n{statistics.median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
+def _pairs(report: BenchReport) -> Table:
+    """Our seconds by those of the same network without the contract."""
+    table = Table(title="codec / plain call of the same network (range): 1.05 is 5 % slower", title_justify="left")
+    for name in ("", "plain"):
+        table.add_column(name, no_wrap=True)
+    columns = [task for task in COLUMNS if any(report.seconds(codec, task) for codec in report.benchmark["pairs"])]
+    for name in columns:
+        table.add_column(name, justify="right")
+    for codec, peer in report.benchmark["pairs"].items():
+        found = [[1 / ratio for ratio in report.ratios(codec, task, peer)] for task in columns]
+        cells = [f"{statistics.median(r):.3f} ({min(r):.2f}-{max(r):.2f})" if r else "-" for r in found]
+        table.add_row(codec, peer, *cells)
+    return table
+
+
+def _streams(report: BenchReport) -> Table:
+    """Milliseconds per push of one hop, beside the time that the hop lasts."""
+    table = Table(title="streams: ms per pushed hop, one session (share of real time)", title_justify="left")
+    table.add_column("", no_wrap=True)
+    for name in ("hop ms", "encode", "decode", "latency ms, encode", "decode"):
+        table.add_column(name, justify="right")
+    for codec, stream in report.streams.items():
+        spent = [report.seconds(codec, task) for task in STREAM]
+        cells = [
+            f"{1000 * statistics.median(s):.1f} ({statistics.median(s) / stream.hop:.0%})" if s else "-" for s in spent
+        ]
+        latencies = (stream.encode_latency, stream.decode_latency)
+        table.add_row(codec, f"{1000 * stream.hop:.1f}", *cells, *(f"{1000 * latency:.1f}" for latency in latencies))
+    return table
 
 
 def _limits(report: BenchReport) -> Table:

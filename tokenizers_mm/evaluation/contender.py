@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from tokenizers_mm import registry
 from tokenizers_mm.cards import Card
+from tokenizers_mm.codec import Codec
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,7 @@ class Contender:
         encode: Signals ``[B, C, N]`` to whatever ``decode`` takes.
         decode: Back to signals.
         loss: Training forward of signals: a scalar that has a gradient for all that is trained by gradients.
+        streams: The codec whose sessions are timed; None where there is nothing to stream with.
     """
 
     module: nn.Module
@@ -35,6 +37,7 @@ class Contender:
     encode: Callable[[Tensor], Any]
     decode: Callable[[Any], Tensor]
     loss: Callable[[Tensor], Tensor]
+    streams: Codec | None = None
 
 
 @dataclass(frozen=True)
@@ -52,13 +55,18 @@ class Peer:
     unavailable: Callable[[], str | None]
 
 
-def codec_contender(card: Card) -> Contender:
+def codec_contender(card: Card, kbps: float | None = None) -> Contender:
     """The codec of a card, with random weights and the whole contract around them.
 
+    Args:
+        card: The card.
+        kbps: Bitrate to run at, where it is scalable; by default all codebooks.
+
     Raises:
-        ValueError: If its signals have no rate.
+        ValueError: If its signals have no rate, or it cannot run at that bitrate.
     """
     codec = registry.build(card).eval()
+    codec = codec if kbps is None else codec.with_bitrate(kbps)
     if codec.spec.sample_rate is None or codec.signal_ndim != 3:
         raise ValueError(
             f"real-time factors need signals [B, C, N] with a sample rate, which {card.name!r} does not take"
@@ -68,4 +76,5 @@ def codec_contender(card: Card) -> Contender:
         output = codec(x)
         return F.l1_loss(output.reconstruction, x) + output.quantizer_loss
 
-    return Contender(codec, codec.spec.sample_rate, codec.spec.channels or 1, codec.encode, codec.decode, loss)
+    streams = codec if codec.streamable else None
+    return Contender(codec, codec.spec.sample_rate, codec.spec.channels or 1, codec.encode, codec.decode, loss, streams)

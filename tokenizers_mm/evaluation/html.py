@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
 from importlib import resources
@@ -26,7 +27,14 @@ SCRIPTS = ("dom.js", "table.js", "charts.js", "player.js", "items.js", "main.js"
 CURVE_POINTS = 80  # of a rank-frequency curve
 
 
-def write_html(report: Report, path: str | Path, *, items_folder: str | Path | None, limit: int = 30) -> Path:
+def write_html(
+    report: Report,
+    path: str | Path,
+    *,
+    items_folder: str | Path | None,
+    limit: int = 30,
+    sources: Sequence[Report] = (),
+) -> Path:
     """Write the report as one self-contained page; the same report and files give the same bytes.
 
     All items are listed with their numbers. Sound, pictures and token ribbons come with the worst ``limit`` of them (failed
@@ -37,6 +45,7 @@ def write_html(report: Report, path: str | Path, *, items_folder: str | Path | N
         path: The file to write.
         items_folder: Folder of the kept files (``evaluate(keep=...)``); None for a page without sound and pictures.
         limit: How many items come with sound and pictures; 0 for none.
+        sources: The results that ``report`` was merged from, whose machines and commands the page names.
 
     Returns:
         ``path``.
@@ -62,7 +71,7 @@ def write_html(report: Report, path: str | Path, *, items_folder: str | Path | N
         title=escape(f"{report.suite} on {report.data['name']}: {', '.join(r.codec for r in report.codecs[:3])}"),
         eyebrow=escape(f"{report.modality} evaluation, suite {report.suite}"),
         heading=escape(_heading(report)),
-        facts=_facts(report),
+        facts=_facts(sources or [report]),
         table=summary_table(report),
         notes=_notes(report, gallery.missing),
         data=_json_island("report", json.dumps(_payload(report, names, media), sort_keys=True)),
@@ -104,12 +113,24 @@ def _heading(report: Report) -> str:
     return f"{compared} on {_count(report.data['files'], 'file')} of {report.data['name']}"
 
 
-def _facts(report: Report) -> str:
+def _facts(reports: Sequence[Report]) -> str:
+    """What was measured, where and how; what several results agree on once."""
+    rows: dict[str, dict[str, None]] = {}
+    for report in reports:
+        for name, value in _facts_of(report).items():
+            rows.setdefault(name, {})[value] = None
+    return "\n".join(
+        f"<div><dt>{name}</dt>{''.join(f'<dd>{value}</dd>' for value in values)}</div>" for name, values in rows.items()
+    )
+
+
+def _facts_of(report: Report) -> dict[str, str]:
+    """Facts of one result, as HTML."""
     machine = dict(report.machine)
     cpu, cores, threads = (machine.pop(key, "?") for key in ("cpu", "cores", "threads"))
     split = f", split {report.data['split']}" if report.data.get("split") else ""
     fingerprint = str(report.data.get("fingerprint", ""))
-    rows = {
+    return {
         "Data": f"{escape(str(report.data['name']) + split)} "
         f'<code title="SHA-256 of names and contents: {escape(fingerprint)}">{escape(fingerprint[:12])}</code>',
         "Made": escape(report.date.replace("T", " ").replace("+00:00", " UTC")),
@@ -117,7 +138,6 @@ def _facts(report: Report) -> str:
         "Versions": escape(", ".join(f"{name} {number}" for name, number in report.versions.items())),
         "Command": f"<code>{escape(report.command)}</code>",
     }
-    return "\n".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in rows.items())
 
 
 def _notes(report: Report, missing: list[str]) -> str:
@@ -199,13 +219,14 @@ def _series(result: CodecResult, title: str, style: str) -> dict[str, Any]:
 
 
 def _health_of(health: TokenHealth, result: CodecResult) -> dict[str, Any]:
-    """Token health with each codebook's counts as a curve of few points: share of the ids by rank."""
+    """Token health with each codebook's counts as curves of few points: share of the ids by rank, entries seen by ids seen."""
     seconds = sum(item.seconds or 0 for item in result.items if item.error is None)
     books = []
     for book in health.codebooks:
         plain = {key: _short(value) if isinstance(value, float) else value for key, value in asdict(book).items()}
         del plain["counts"], plain["coverage"]
         plain["curve"] = [[rank, _short(book.counts[rank - 1] / book.count)] for rank in _ranks(book.used)]
+        plain["seen"] = [[ids, _short(share)] for ids, share in book.coverage]
         books.append(plain)
     return {
         "books": books,

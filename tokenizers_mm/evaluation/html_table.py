@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from tokenizers_mm.evaluation.report import CodecResult, Report, Summary
-from tokenizers_mm.evaluation.tables import MISSING
+from tokenizers_mm.evaluation.tables import MISSING, short_names
 
 COLOURS, GREYS = 8, 4  # that the style sheet has for codecs and for families of baselines
 
@@ -25,11 +25,8 @@ def measured(report: Report) -> list[str]:
 
 
 def titles(report: Report) -> list[str]:
-    """A short title per result: of a path its last two parts, if these still tell the codecs apart."""
-    names = {result.codec for result in report.codecs}
-    short = {name: "…/" + "/".join(name.split("/")[-2:]) if name.count("/") > 1 else name for name in names}
-    if len(set(short.values())) < len(names):
-        short = {name: name for name in names}
+    """A short title per result: of a path what tells it apart."""
+    short = short_names(result.codec for result in report.codecs)
     return [short[result.codec] for result in report.codecs]
 
 

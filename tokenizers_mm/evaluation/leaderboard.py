@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers_mm import registry
+from tokenizers_mm.cards import HUB
 from tokenizers_mm.evaluation.report import CodecResult, Report, Summary
 from tokenizers_mm.evaluation.schema import json_schema, read_report
 from tokenizers_mm.evaluation.suite import Suite, load_suite
-from tokenizers_mm.evaluation.tables import MISSING, number
+from tokenizers_mm.evaluation.tables import MISSING, number, short_names
 from tokenizers_mm.evaluation.verify import faults
 
 SCHEMA_FILE = "schema.json"
@@ -25,6 +26,9 @@ digest, suite, data fingerprint and command are right and all its means follow f
 Rates are nominal (ids with equally likely codes; a baseline's payload) and as written to files, headers included. ★: nothing in
 the table scores better on the first metric at the same nominal rate or less. Mean ± 95 % confidence; * some clips are left out,
 see the result. Speed is seconds of computing per second of signal on the machine of the result: compare it within one result.
+"""
+VARIANTS = """Codecs that do not ship, evaluated from their folders and named after them, best first; with the cards that ran
+beside them.
 """
 
 
@@ -127,7 +131,11 @@ def _section(suite: Suite, reports: dict[str, Report]) -> str:
         entries = _newest([_Entry(f, r, c) for f, r in reports.items() for c in r.codecs if c.condition == condition])
         if len(suite.conditions) > 1:
             lines += [f"### {condition}", "", first.settings.conditions[condition], ""]
-        lines += [*_table(suite, entries), ""]
+        if board := [entry for entry in entries if not _from_folder(entry.result)]:
+            lines += [*_table(suite, board), ""]
+        if variants := _variants(suite, entries):
+            depth = "###" if len(suite.conditions) == 1 else "####"
+            lines += [f"{depth} Variants", "", VARIANTS, *_table(suite, variants), ""]
     lines += ["| result | made | machine | command |", "|---|---|---|---|"]
     for file, report in reports.items():
         machine = f"{report.machine['cpu']}, {report.machine['threads']} thread(s)"
@@ -145,6 +153,25 @@ def _newest(entries: Sequence[_Entry]) -> list[_Entry]:
     return sorted(latest.values(), key=lambda e: (_rate(e), e.result.codec))
 
 
+def _from_folder(result: CodecResult) -> bool:
+    """Whether a codec was given as a folder, which is nobody's to load by name."""
+    shipped = {card.name for card in registry.list_codecs()}
+    return result.kind == "codec" and result.codec not in shipped and not result.codec.startswith(HUB)
+
+
+def _variants(suite: Suite, entries: Sequence[_Entry]) -> list[_Entry]:
+    """Codecs from folders, and the cards of the same results, best first by the first metric."""
+    files = {entry.file for entry in entries if _from_folder(entry.result)}
+    found = [entry for entry in entries if entry.file in files and entry.result.kind == "codec"]
+    sign = -1 if found and found[0].report.definitions[suite.headline[0]].better == "higher" else 1
+
+    def quality(entry: _Entry) -> float:
+        mean = entry.result.metrics[suite.headline[0]].mean
+        return math.inf if mean is None else sign * mean
+
+    return sorted(found, key=quality)
+
+
 def _rate(entry: _Entry) -> float:
     return math.inf if entry.result.nominal_rate is None else entry.result.nominal_rate
 
@@ -159,14 +186,17 @@ def _table(suite: Suite, entries: Sequence[_Entry]) -> list[str]:
         "as file",
         *titles,
         "codes in use",
+        "M params",
         "encode",
         "decode",
         "result",
     ]
+    names = short_names(entry.result.codec for entry in entries)
     lines = [f"| {' | '.join(header)} |", "|" + "---|" * 2 + "---:|" * (len(header) - 3) + "---|"]
     for entry in entries:
         result = entry.result
-        name = f"*{_plain(result.codec)}*" if result.kind == "baseline" else f"**{_plain(result.codec)}**"
+        name = _plain(names[result.codec])
+        name = f"*{name}*" if result.kind == "baseline" else f"**{name}**"
         row = [
             "★" if _on_front(entry, entries, suite.headline[0]) else "",
             name + (f" ({len(result.errors)} failed)" if result.errors else ""),
@@ -174,6 +204,7 @@ def _table(suite: Suite, entries: Sequence[_Entry]) -> list[str]:
             number(result.file_rate, 2),
             *(_cell(result.metrics[key], definitions[key].digits) for key in suite.headline),
             f"{result.health.mean('utilisation'):.1%}" if result.health else MISSING,
+            number(result.parameters / 1e6 if result.parameters else None, 1),
             number(result.encode.mean, 3),
             number(result.decode.mean, 3),
             f"[{Path(entry.file).stem}](results/{entry.file})",

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -17,6 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tokenizers_mm.nn.onednn import linear
 
+T = TypeVar("T")
+_STATUS = Path("/proc/self/status")
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -86,31 +88,63 @@ def peak_memory(build: Callable[[], Any], work: Callable[[Any], object]) -> floa
     Both are functions of modules (or ``functools.partial`` of such). None where the system doesn't say (only Linux does), or
     the process fails.
     """
-    if not Path("/proc/self/status").is_file():
+    if not _STATUS.is_file():
         return None
+    try:
+        return _in_process(_measure_peak, build, work, torch.get_num_threads())
+    except RuntimeError:
+        return None
+
+
+def run_alone(work: Callable[[], T]) -> tuple[float | None, T]:
+    """Most bytes that a process of its own takes for ``work``, all included, and what that returned.
+
+    Raises:
+        RuntimeError: If it failed; the message is its error.
+    """
+    return _in_process(_run_and_measure, work)
+
+
+def _in_process(target: Callable, *arguments: Any) -> Any:
+    """``target(*arguments)`` in a fresh process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_measure_peak, args=(theirs, build, work, torch.get_num_threads()))
+    process = context.Process(target=_answer, args=(theirs, target, arguments))
     process.start()
     theirs.close()
     try:
-        return ours.recv()
+        value, fault = ours.recv()
     except EOFError:
-        return None
+        value, fault = None, "the process ended without an answer"
     finally:
         process.join()
+    if fault is not None:
+        raise RuntimeError(fault)
+    return value
 
 
-def _measure_peak(pipe: Any, build: Callable[[], Any], work: Callable[[Any], object], threads: int) -> None:
+def _answer(pipe: Any, target: Callable, arguments: tuple) -> None:
+    try:
+        pipe.send((target(*arguments), None))
+    except Exception as error:  # whatever it is, the parent says it
+        pipe.send((None, f"{type(error).__name__}: {error}"))
+
+
+def _run_and_measure(work: Callable[[], T]) -> tuple[float | None, T]:
+    value = work()
+    return _status("VmHWM") if _STATUS.is_file() else None, value
+
+
+def _measure_peak(build: Callable[[], Any], work: Callable[[Any], object], threads: int) -> float:
     torch.set_num_threads(threads)
     with torch.device("meta"):  # imports all that it needs, and takes no memory of its own
         build()
     before = _status("VmRSS")
     work(build())
-    pipe.send(_status("VmHWM") - before)
+    return _status("VmHWM") - before
 
 
 def _status(key: str) -> float:
     """A figure of this process in bytes. Not ``getrusage``, whose peak a new process inherits from its parent."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
     return next(1024.0 * int(line.split()[1]) for line in lines if line.startswith(f"{key}:"))

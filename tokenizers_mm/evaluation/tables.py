@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from tokenizers_mm.cards import HUB
 from tokenizers_mm.evaluation.report import CodecResult, Report
 
 MISSING = "–"
@@ -66,6 +69,23 @@ def _left_out(report: Report) -> list[str]:
 def label(report: Report, result: CodecResult, gap: str) -> str:
     """The codec, and its condition where there are several."""
     return result.codec + (f"{gap}({result.condition})" if len(report.settings.conditions) > 1 else "")
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Names by name: of a folder's path its last part, or as many as tell the paths apart; ``codec``, which every training
+    run calls its folder, says nothing."""
+    full = list(dict.fromkeys(names))
+
+    def tail(name: str, count: int) -> str:
+        if "/" not in name or name.startswith(HUB):
+            return name
+        return "/".join([part for part in name.split("/") if part not in ("", ".", "codec")][-count:]) or name
+
+    for count in (1, 2, 3):
+        short = {name: tail(name, count) for name in full}
+        if len(set(short.values())) == len(full):
+            return short
+    return {name: name for name in full}
 
 
 def summary(report: Report) -> Table:

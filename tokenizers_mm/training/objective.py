@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from tokenizers_mm.codec import Codec
+from tokenizers_mm.published import fit
 from tokenizers_mm.training.ema import WeightAverage
-from tokenizers_mm.weights import WEIGHTS
+from tokenizers_mm.weights import WEIGHTS, read_weights
 
 
 @dataclass
@@ -98,7 +100,7 @@ class Objective(nn.Module):
             self.average.update(self.codec)
 
     def load_codec(self, source: str) -> None:
-        """Start from the weights of another codec of the same configuration.
+        """Start from the weights of another codec of the same configuration, or of one with more residual codebooks.
 
         Args:
             source: A codec folder, a card's name, or ``hf:owner/name``.
@@ -107,11 +109,16 @@ class Objective(nn.Module):
             ValueError: If its weights do not fit.
         """
         if (Path(source) / WEIGHTS).is_file():
-            self.codec.load_weights(Path(source) / WEIGHTS)
+            weights = read_weights(Path(source) / WEIGHTS)
         else:
             from tokenizers_mm import registry
 
-            _copy_weights(registry.load(source), self.codec, source)
+            weights = registry.load(source).state_dict()
+        own = self.codec.state_dict()
+        stages = {stage for key in own if (stage := _stage(key)) is not None}
+        if stages:  # the first stages of a residual quantizer stand alone
+            weights = {key: value for key, value in weights.items() if _stage(key) in {None, *stages}}
+        self.codec.load_state_dict(fit(weights, own, f"{type(self.codec).__name__} ({source})"))
         if self.average is not None:
             self.average.reset(self.codec)
 
@@ -143,8 +150,7 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tens
     return nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
 
 
-def _copy_weights(source: Codec, target: Codec, name: str) -> None:
-    try:
-        target.load_state_dict(source.state_dict())
-    except RuntimeError as error:
-        raise ValueError(f"the weights of {name!r} do not fit this {type(target).__name__}: {error}") from None
+def _stage(key: str) -> int | None:
+    """The residual stage that a weight belongs to."""
+    match = re.match(r"quantizer\.stages\.(\d+)\.", key)
+    return int(match[1]) if match else None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tokenizers_mm.codec import Codec, CodecOutput
@@ -23,7 +24,8 @@ def from_transformers(name: str) -> Any:
         ImportError: If the package is not installed, or too old to have it; the message says what to install.
     """
     try:
-        return getattr(importlib.import_module("transformers"), name)
+        with torch.device("cpu"):  # whatever device a codec is being built on: imported modules make constants of their own
+            return getattr(importlib.import_module("transformers"), name)
     except (ImportError, AttributeError) as error:
         raise ImportError(
             f"{name} needs the package transformers, version 5 or newer: pip install 'tokenizers_mm[peers]' ({error})"

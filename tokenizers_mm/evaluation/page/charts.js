@@ -129,6 +129,7 @@ function healthCard(s, all) {
   return h("article", { class: "card" },
     h("h3", {}, swatch(s.style), label),
     curves(s, all),
+    seen(s, all),
     h("dl", { class: "numbers" }, facts.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, note && h("small", {}, ` ${note}`))))),
     books.length > 1 && perBook(books));
 }
@@ -152,6 +153,28 @@ function curves(s, all) {
     const [rank, share] = book.curve.at(-1), faded = 1 - (0.75 * i) / list.length;
     chart.append(svg("polyline", { class: `curve ${s.style}`, points: line, "stroke-opacity": faded }),
       svg("circle", { class: `end ${s.style}`, cx: x(rank), cy: y(share), r: 2.5, "fill-opacity": faded }));
+  });
+  return chart;
+}
+
+// Dead codes over time: entries seen so far, by ids seen so far.
+function seen(s, all) {
+  const width = 340, height = 176, frame = { left: 48, right: 332, top: 12, bottom: 136 };
+  const most = Math.max(2, ...all.flatMap((other) => other.health.books.map((b) => b.count)));
+  const x = scale([1, most], [frame.left, frame.right], true), y = scale([0, 1], [frame.bottom, frame.top]);
+  const last = s.health.books.map((b) => `${number(100 * (b.seen.at(-1)?.[1] ?? 0), 1)} %`);
+  const ends = last.length > 4 ? [...last.slice(0, 4), "…"] : last;
+  const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Entries seen by ids seen, ${s.name}: ${ends.join(", ")} at the end` },
+    grid(frame, logTicks(1, most, [1]).filter((_, i, ticks) => ticks.length < 6 || i % 2 === 0).map((v) => [x(v), plain(v)]), [0, 0.5, 1].map((v) => [y(v), `${plain(100 * v)} %`])),
+    svg("text", { x: frame.right, y: height - 4, "text-anchor": "end" }, "ids seen"));
+  for (const size of new Set(s.health.books.map((b) => b.size))) {
+    const even = Array.from({ length: 60 }, (_, i) => most ** (i / 59)).map((n) => `${x(n)},${y(-Math.expm1(n * Math.log1p(-1 / size)))}`);
+    chart.append(svg("polyline", { class: "ideal", points: even.join(" ") }));
+  }
+  s.health.books.forEach((book, i, list) => {
+    const points = book.seen.map(([ids, share]) => [x(ids), y(share)]), faded = 1 - (0.75 * i) / list.length;
+    chart.append(svg("polyline", { class: `curve ${s.style}`, points: points.map((p) => p.join(",")).join(" "), "stroke-opacity": faded }),
+      svg("circle", { class: `end ${s.style}`, cx: points.at(-1)[0], cy: points.at(-1)[1], r: 2.5, "fill-opacity": faded }));
   });
   return chart;
 }

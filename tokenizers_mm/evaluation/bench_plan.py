@@ -1,0 +1,77 @@
+"""What a benchmark times and how: YAML files in ``eval/benchmarks``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tokenizers_mm import registry
+
+Task = Literal["encode", "decode", "encode batch", "decode batch", "train step", "stream encode", "stream decode"]
+TASKS: tuple[Task, ...] = ("encode", "decode", "encode batch", "decode batch", "train step")
+STREAM: tuple[Task, ...] = ("stream encode", "stream decode")
+
+
+class Benchmark(BaseModel):
+    """What is timed and how: a YAML file in ``eval/benchmarks``.
+
+    Attributes:
+        name: The file's name without ``.yaml``.
+        modality: Wing whose ``PEERS`` compete.
+        codecs: Cards.
+        peers: Keys of the wing's ``PEERS``.
+        reference: The one that ratios are against.
+        seconds: Of the single clip.
+        batch: Clips of a batch.
+        batch_seconds: Of each clip of a batch.
+        train_seconds: Of each clip of a training batch, as many clips as ``batch``.
+        rounds: Turns that each contender gets, after ``warmup`` uncounted ones.
+        tasks: Which of :data:`TASKS` and :data:`STREAM` are timed, ``encode`` and ``decode`` always.
+        kbps: Codec to the bitrate that it runs at, where that is not all of its codebooks.
+        pairs: Codec to the peer that is the same network without the contract: what the contract adds is shown.
+        parts: Codec to the modules whose share of its time is shown.
+        stored_ids: How many ids the bitstream is timed on.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    modality: str
+    codecs: tuple[str, ...] = Field(min_length=1)
+    peers: tuple[str, ...] = ()
+    reference: str
+    seconds: float = Field(5.0, gt=0)
+    batch: int = Field(4, ge=1)
+    batch_seconds: float = Field(2.0, gt=0)
+    train_seconds: float = Field(1.0, gt=0)
+    rounds: int = Field(9, ge=1)
+    warmup: int = Field(2, ge=1)
+    tasks: tuple[Task, ...] = TASKS
+    kbps: dict[str, float] = {}
+    pairs: dict[str, str] = {}
+    parts: dict[str, tuple[str, ...]] = {}
+    stored_ids: int = Field(1_000_000, ge=1)
+
+
+def load_benchmark(source: str | Path) -> Benchmark:
+    """A benchmark by the name of a shipped file, or by path.
+
+    Raises:
+        ValueError: If there is none or its file is wrong.
+    """
+    folder = registry.data_path("eval") / "benchmarks"
+    path = Path(source) if str(source).endswith((".yaml", ".yml")) else folder / f"{source}.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"no benchmark {str(source)!r}: expected one of {sorted(p.stem for p in folder.glob('*.yaml'))}"
+        )
+    try:
+        return Benchmark.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {error}") from None
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
+        raise ValueError(f"{path}: {faults}") from None

@@ -1,0 +1,1 @@
+"""Language models over the tokens of any codec."""
