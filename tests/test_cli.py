@@ -80,7 +80,8 @@ def test_list_shows_rates_and_filters(capsys: pytest.CaptureFixture[str]) -> Non
     run("list", "*-40")
     text = capsys.readouterr().out
     row = next(line for line in text.splitlines() if "wavtokenizer-40" in line).split()
-    assert row[1:] == ["audio", "1", "x", "24000", "Hz", "40", "0.48", "4096", "none", "Apache-2.0"]
+    assert row[1:] == ["24000", "40", "0.48", "4096", "Apache-2.0", "convert"]
+    assert text.startswith("audio: 1\n")
     assert "wavtokenizer-75" not in text
     run("list", "--json")
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}

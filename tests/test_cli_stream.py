@@ -72,7 +72,9 @@ def test_samples_come_back_while_others_are_still_to_come(folder: Path) -> None:
     wanted = tm.load(folder).reconstruct(signal(data))[0, 0].numpy()
     pipe = subprocess.PIPE
     with subprocess.Popen([*COMMAND, str(folder)], stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
         process.stdin.write(data[:7001])  # an odd count: half a sample waits
         process.stdin.flush()
         first = process.stdout.read(2 * 15 * HOP)  # would wait forever if the command waited for the end
@@ -91,7 +93,9 @@ def test_samples_come_back_while_others_are_still_to_come(folder: Path) -> None:
 def test_a_listener_that_leaves_is_no_fault(folder: Path) -> None:
     pipe = subprocess.PIPE
     with subprocess.Popen([*COMMAND, str(folder)], stdin=pipe, stdout=pipe, stderr=pipe) as process:
-        assert process.stdin and process.stdout and process.stderr
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
         process.stdout.close()
         process.stdin.write(pcm(50 * HOP))
         process.stdin.close()

@@ -114,7 +114,7 @@ def test_published_configurations_have_published_numbers(name: str, rate: int, k
 @pytest.mark.parametrize("card", tm.list_codecs(), ids=lambda card: card.name)
 def test_a_shipped_recipe_trains_the_codec_of_every_card(card: Card) -> None:
     """A card and the recipe of its codec give the class the same configuration; weights of others come without a recipe."""
-    if card.checkpoint and card.checkpoint.startswith("hf:") or card.class_path == "tokenizers_mm.audio.DAC":
+    if (card.checkpoint and card.checkpoint.startswith("hf:")) or card.class_path == "tokenizers_mm.audio.DAC":
         pytest.skip("its weights are somebody else's")
     recipes = [yaml.safe_load(path.read_text()) for path in registry.data_path("recipes").rglob("*.yaml")]
     codecs = [recipe["model"]["init_args"]["codec"] for recipe in recipes]
@@ -316,6 +316,85 @@ def test_hub_repository_loads_from_the_local_cache(site: Path, monkeypatch: pyte
         tm.load("hf:someone/half")
     tm.register(mapping(checkpoint="hf:someone/tiny"))
     assert tm.load("tiny").encode(x) == tm.load(folder).encode(x)
+
+
+ENCODEC = {"strides": [4, 5], "n_filters": 4, "dim": 8, "lstm_layers": 1, "codebook_size": 16, "num_codebooks": 4}
+
+
+@pytest.fixture
+def encodec(tmp_path: Path) -> tuple[tm.Codec, Path]:
+    """A tiny codec over a model of transformers with a card ``tiny-encodec``, and a folder that transformers wrote."""
+    pytest.importorskip("transformers")
+    from tokenizers_mm.audio import Encodec
+
+    codec = Encodec(**ENCODEC).eval()
+    codec.model.save_pretrained(tmp_path / "theirs")
+    spec = {"codebook_sizes": [16] * 4, "hop": [20], "sample_rate": 24000, "scalable": "columns"}
+    paths = {"class": "tokenizers_mm.audio.Encodec", "checkpoint": "hf:someone/encodec"}
+    tm.register(mapping(**paths, name="tiny-encodec", config=ENCODEC, spec=spec))
+    return codec, tmp_path / "theirs"
+
+
+def test_card_takes_weights_of_transformers_from_cache_file_or_folder(
+    encodec: tuple[tm.Codec, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codec, folder = encodec
+    x = torch.randn(1, 1, 500) / 10
+    for weights in (folder, folder / "model.safetensors"):
+        assert tm.load("tiny-encodec", weights=weights).encode(x) == codec.encode(x)
+    cache = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(cache))
+    with pytest.raises(FileNotFoundError) as caught:
+        tm.load("tiny-encodec")
+    for words in (
+        "model.safetensors of hf:someone/encodec is neither in the local hub cache nor",
+        "`hf download someone/encodec model.safetensors --local-dir tiny-encodec`",
+        "tm.load('tiny-encodec', weights='tiny-encodec')",
+    ):
+        assert words in str(caught.value)
+    fill_hub_cache(cache, "someone/encodec", folder, ["model.safetensors"])
+    assert tm.load("tiny-encodec").encode(x) == codec.encode(x)
+
+
+def test_weights_that_do_not_fit_say_what_to_do(encodec: tuple[tm.Codec, Path], site: Path) -> None:
+    _, folder = encodec
+    with pytest.raises(ValueError, match=r"that of a transformers model: give it.*weights=.*'tiny-encodec'"):
+        tm.load(folder)
+    with pytest.raises(ValueError, match="does not fit Encodec"):
+        tm.load("tiny-encodec", weights=site / "checkpoints" / "tiny")
+    with pytest.raises(ValueError, match="weights are given to a card's name"):
+        tm.load(folder, weights=folder)
+    with pytest.raises(ValueError, match="weights are given to a card's name"):
+        tm.load("tiny-encodec", weights=folder, pretrained=False)
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*nowhere"):
+        tm.load("tiny-encodec", weights=site / "nowhere")
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").touch()
+    with pytest.raises(
+        FileNotFoundError, match=r"no model\.safetensors in .*pytorch_model\.bin there must be converted"
+    ):
+        tm.load("tiny-encodec", weights=folder)
+
+
+def test_card_whose_weights_need_conversion_gives_the_commands() -> None:
+    with pytest.raises(ValueError) as caught:
+        tm.load("wavtokenizer-75")
+    assert "`hf download novateur/WavTokenizer WavTokenizer_small_320_24k_4096.ckpt --local-dir .`" in str(caught.value)
+    assert "`mmtok convert wavtokenizer WavTokenizer_small_320_24k_4096.ckpt wavtokenizer-75`" in str(caught.value)
+
+
+def test_every_card_that_needs_conversion_says_how() -> None:
+    needy = [card for card in tm.list_codecs() if card.weights_source.startswith("convert")]
+    assert len(needy) >= 2
+    for card in needy:
+        published = card.published[0]
+        with pytest.raises(ValueError) as caught:
+            tm.load(card.name)
+        for words in (published.repo, published.file or "", "`mmtok convert ", f" {card.name}`"):
+            assert words in str(caught.value)
+        if card.modality == "audio":
+            assert "FAMILY" not in str(caught.value)
 
 
 def test_malformed_hub_name_is_refused() -> None:

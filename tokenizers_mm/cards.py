@@ -68,10 +68,17 @@ class Paper(_Strict):
 
 
 class Published(_Strict):
-    """Weights that others published and that ``mmtok convert`` turns into ours."""
+    """Weights that others published and that ``mmtok convert`` turns into ours.
+
+    Attributes:
+        repo: On the hub, or on GitHub where ``file`` is one of its ``releases/``.
+        file: The file in it.
+        family: Converter that reads it; by default the codec class's name in lower case.
+    """
 
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     file: str | None = None
+    family: str | None = None
     training_data: str
     licence: str
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -77,7 +78,9 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
     @property
     def config(self) -> dict[str, Any]:
         """The ``__init__`` arguments, as a plain mapping."""
-        return dict(cast(dict, self._hub_mixin_config) or {})
+        return json.loads(
+            json.dumps(cast(dict, self._hub_mixin_config) or {})
+        )  # as a file of it reads: lists, not tuples
 
     @property
     def device(self) -> torch.device:
@@ -279,7 +282,9 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
                 + (f" or [{len(x)}, {self.size_dims}]" if self.size_dims > 1 else "")
                 + f", got {lengths.dtype} {list(lengths.shape)}"
             )
-        sizes = torch.cat([full[:, :-1], lengths.long().cpu()[:, None]], 1) if lengths.ndim == 1 else lengths.long().cpu()
+        sizes = (
+            torch.cat([full[:, :-1], lengths.long().cpu()[:, None]], 1) if lengths.ndim == 1 else lengths.long().cpu()
+        )
         if bool((sizes < 1).any()) or bool((sizes > full).any()):
             raise ValueError(f"lengths must be 1 to {' x '.join(map(str, full[0].tolist()))}, got {lengths.tolist()}")
         return sizes

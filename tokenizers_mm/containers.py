@@ -1,4 +1,4 @@
-"""Token files of other programs: what a wing's ``containers`` room offers, so that ``mmtok encode | decode`` take them by extension.
+"""Token files of other programs, which ``mmtok encode | decode`` take by their extension.
 
 A wing's ``containers.py`` holds ``CONTAINERS``: extension with the dot -> an object with these functions.
 """

@@ -1,7 +1,7 @@
 """Tokens through a pipe as they come: a header, then a packet for each few steps, readable before the stream ends.
 
-A stream holds one signal. Its header is ``mmts``, a version byte, the length (uint32) and JSON of the :class:`TokenSpec`. A packet is
-one byte, the number of steps (at most 127; the top bit marks the last packet), then their ids, each in
+A stream holds one signal. Its header is ``mmts``, a version byte, the length (uint32) and JSON of the :class:`TokenSpec`. Each
+packet is one byte, the number of steps (at most 127; the top bit marks the last packet), then their ids, each in
 ``ceil(log2(codebook size))`` bits, most significant first, padded to whole bytes; the last packet ends with the signal's samples
 (uint64). All numbers are big-endian. A finished signal takes fewer bytes as a ``.mmt`` file (:mod:`tokenizers_mm.bitstream`).
 """
@@ -74,7 +74,9 @@ class PacketReader:
         self.file = file
         magic, version, size = _HEADER.unpack(self._read(_HEADER.size))
         if magic != _MAGIC or version != _VERSION or size > _MAX_SPEC:
-            raise BitstreamError(f"a token stream starts with {_MAGIC!r} and version {_VERSION}, got {magic!r} and {version}")
+            raise BitstreamError(
+                f"a token stream starts with {_MAGIC!r} and version {_VERSION}, got {magic!r} and {version}"
+            )
         try:
             self.spec = TokenSpec.from_dict(json.loads(self._read(size)))
         except (ValueError, TypeError, RecursionError) as error:

@@ -215,7 +215,7 @@ def _from_wings(room: str, table: str) -> dict[str, Any]:
     joined: dict[str, Any] = {}
     for modality in sorted({card.modality for card in _cards().values()}):
         with contextlib.suppress(ValueError):  # not every wing has it
-            joined |= getattr(wing(modality, room), table)
+            joined |= getattr(wing(modality, room), table, {})
     return joined
 
 
@@ -343,14 +343,16 @@ def _weights_file(path: Path) -> Path:
 
 def _how_to_convert(card: Card) -> str:
     """Which published files become this card's weights, and the commands."""
-    family = card.class_path.rpartition(".")[2].lower()
-    if family not in _from_wings("convert", "CONVERTERS"):
-        return ""
-    files = [(p.repo, p.file) for p in card.published if p.file]
-    ways = "; ".join(
-        f"`hf download {repo} {file} --local-dir .` and `mmtok convert {family} {file} {card.name}`" for repo, file in files
-    )
-    return f" Published weights: {ways}, then load './{card.name}'." if ways else ""
+    known, ways = _from_wings("convert", "CONVERTERS"), []
+    for published in card.published:
+        family = published.family or card.class_path.rpartition(".")[2].lower()
+        command = f"mmtok convert {family if family in known else 'FAMILY'} FILE {card.name}"
+        if published.file is None or published.file.startswith("releases/"):
+            ways.append(f"{published.file or 'the file'} of https://github.com/{published.repo}, then `{command}`")
+        else:
+            command = command.replace("FILE", published.file)
+            ways.append(f"`hf download {published.repo} {published.file} --local-dir .`, then `{command}`")
+    return f" Published weights: {'; or '.join(ways)}; then load './{card.name}'." if ways else ""
 
 
 def _load_folder(folder: Path, pretrained: bool, overrides: Mapping[str, Any]) -> Codec:

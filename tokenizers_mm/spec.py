@@ -128,7 +128,9 @@ class TokenSpec:
         return None if self.frame_rate is None else self.frame_rate * self.bits_per_step
 
     def grid(self, size: int | Sequence[int]) -> tuple[int, ...]:
-        """Token grid of a signal of ``size`` samples along each axis: ``ceil(size / hop)``, or that of each window; the last axis in whole blocks.
+        """Token grid of a signal of ``size`` samples along each axis: ``ceil(size / hop)``, or that of each window.
+
+        The last axis comes in whole blocks.
 
         Raises:
             ValueError: If ``size`` does not fit the axes, or content decides the length.

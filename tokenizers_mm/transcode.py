@@ -1,4 +1,7 @@
-"""Files of any modality <-> token files (``.mmt``, and those of other programs by their extension), in constant memory where there is a time axis: ``mmtok encode``."""
+"""Files of any modality <-> token files, in constant memory where there is a time axis: ``mmtok encode``.
+
+Token files are ``.mmt``, or another program's where a wing knows the extension (:mod:`tokenizers_mm.containers`).
+"""
 
 from __future__ import annotations
 

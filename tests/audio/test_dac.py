@@ -87,13 +87,13 @@ def test_weight_norm_is_the_trained_size() -> None:
 
 
 def test_a_tiny_one_learns() -> None:
-    codec = tiny(weight_norm=True).train()
-    loss = MultiScaleMelLoss(24000, windows=(128, 512), n_mels=(10, 40))
-    optimizer = torch.optim.AdamW(codec.parameters(), lr=2e-3, betas=(0.8, 0.99))
-    t = torch.arange(4800) / 24000
-    x = 0.3 * torch.sin(2 * torch.pi * torch.tensor([220.0, 330.0, 440.0, 550.0])[:, None, None] * t)
+    codec = tiny(weight_norm=True, encoder_dim=4, decoder_dim=16, strides=[4, 4, 4]).train()
+    loss = MultiScaleMelLoss(24000, windows=(128, 256), n_mels=(10, 20))
+    optimizer = torch.optim.AdamW(codec.parameters(), lr=3e-3, betas=(0.8, 0.99))
+    t = torch.arange(640) / 24000
+    x = 0.3 * torch.sin(2 * torch.pi * torch.tensor([440.0, 660.0])[:, None, None] * t)
     history = []
-    for _ in range(40):
+    for _ in range(20):
         output = codec(x)
         total = 15 * loss(output.reconstruction, x) + output.quantizer_loss
         optimizer.zero_grad()
@@ -101,7 +101,7 @@ def test_a_tiny_one_learns() -> None:
         nn.utils.clip_grad_norm_(codec.parameters(), 10)
         optimizer.step()
         history.append(float(total.detach()))
-    assert sum(history[-5:]) < 0.7 * sum(history[:5])
+    assert sum(history[-5:]) < 0.8 * sum(history[:5])
 
 
 def test_quantizer_dropout_trains_prefixes_and_leaves_ids_alone() -> None:
@@ -185,11 +185,16 @@ class Original(nn.Module):
         super().__init__()
         pads = [math.ceil(s / 2) for s in strides]
         down = [
-            Block(*(Residual(dim << i, d) for d in (1, 3, 9)), Snake(dim << i), _norm(nn.Conv1d(dim << i, dim << i + 1, 2 * s, s, p)))
+            Block(
+                *(Residual(dim << i, d) for d in (1, 3, 9)),
+                Snake(dim << i),
+                _norm(nn.Conv1d(dim << i, dim << i + 1, 2 * s, s, p)),
+            )
             for i, (s, p) in enumerate(zip(strides, pads, strict=True))
         ]
         top = dim << len(strides)
-        self.encoder = Block(_norm(nn.Conv1d(1, dim, 7, padding=3)), *down, Snake(top), _norm(nn.Conv1d(top, latent, 3, padding=1)))
+        ends = [Snake(top), _norm(nn.Conv1d(top, latent, 3, padding=1))]
+        self.encoder = Block(_norm(nn.Conv1d(1, dim, 7, padding=3)), *down, *ends)
         up = []
         for i, (s, p) in enumerate(zip(strides[::-1], pads[::-1], strict=True)):
             wide, narrow = decoder >> i, decoder >> i + 1
@@ -243,8 +248,14 @@ def test_conversion_is_strict_both_ways(original: Original, tmp_path: Path) -> N
     rate = tmp_path / "rate.json"
     rate.write_text(json.dumps({"sample_rate": 16000}))
     for spoil, words in (
-        (lambda w: w.pop("decoder.model.2.block.3.block.1.bias"), r"missing keys.*decoder\.block\.1\.res_unit2\.conv1\.bias"),
-        (lambda w: w.pop("decoder.model.2.block.3.block.1.weight_g"), r"missing keys.*decoder\.model\.2\.block\.3\.block\.1\.weight_g"),
+        (
+            lambda w: w.pop("decoder.model.2.block.3.block.1.bias"),
+            r"missing keys.*decoder\.block\.1\.res_unit2\.conv1\.bias",
+        ),
+        (
+            lambda w: w.pop("decoder.model.2.block.3.block.1.weight_g"),
+            r"missing keys.*block\.3\.block\.1\.weight_g",
+        ),
         (lambda w: w.update(surplus=torch.zeros(1)), r"unknown keys.*surplus"),
         (lambda w: w.update({"encoder.block.5.alpha": torch.ones(1, 4, 1)}), "wrong shapes.*snake1.alpha"),
         (lambda w: w.pop("decoder.model.0.weight_v"), "decoder.model.0.weight_v"),

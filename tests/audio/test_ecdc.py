@@ -73,7 +73,9 @@ def test_language_model_sees_only_the_past(lm: EcdcLM) -> None:
     for t in range(20):
         probabilities, state = lm(ids[:, t : t + 1], state)
         steps.append(probabilities)
-    torch.testing.assert_close(torch.cat(steps, dim=-1)[..., :6], whole[..., :6])  # until the first vector leaves the past
+    torch.testing.assert_close(
+        torch.cat(steps, dim=-1)[..., :6], whole[..., :6]
+    )  # until the first vector leaves the past
     changed = ids.clone()
     changed[:, 12:] = 7
     assert torch.equal(lm(changed)[0][..., :12], whole[..., :12])
@@ -124,7 +126,12 @@ def original(tokens: tm.Tokens, lm: object = None) -> types.SimpleNamespace:
 
 @pytest.mark.parametrize(
     ("model", "samples", "coded"),
-    [("encodec_24khz", 12345, False), ("encodec_48khz", 96000, False), ("encodec_24khz", 1234, True), ("encodec_48khz", 700, True)],
+    [
+        ("encodec_24khz", 12345, False),
+        ("encodec_48khz", 96000, False),
+        ("encodec_24khz", 1234, True),
+        ("encodec_48khz", 700, True),
+    ],
 )
 def test_files_are_the_original_s(model: str, samples: int, coded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Byte for byte what the original writes, and the original reads the same codes and scales from ours."""
@@ -132,7 +139,9 @@ def test_files_are_the_original_s(model: str, samples: int, coded: bool, monkeyp
     import importlib
 
     compress = importlib.import_module("encodec.compress")
-    theirs = importlib.import_module("encodec.model").LMModel(n_q=32, card=1024, num_layers=5, dim=200, past_context=262)
+    theirs = importlib.import_module("encodec.model").LMModel(
+        n_q=32, card=1024, num_layers=5, dim=200, past_context=262
+    )
     own = EcdcLM().eval() if coded else None
     if own is not None:
         own.load_state_dict(theirs.state_dict())
@@ -235,8 +244,8 @@ def test_what_is_not_one_item_of_encodec_is_refused(tmp_path: Path) -> None:
         ecdc.write(tm.Tokens.cat([tokens, tokens]), tmp_path / "a.ecdc")
     with pytest.raises(ValueError, match="tokens must be of encodec_48khz"):
         ecdc.write(tokens, tmp_path / "a.ecdc", "encodec_48khz")
+    whole = make("encodec_48khz", 48000, 2)
     with pytest.raises(ValueError, match=r"side\['scale'\] must hold 2 finite scales"):
-        whole = make("encodec_48khz", 48000, 2)
         ecdc.write(tm.Tokens(whole.ids, whole.spec, side={"size": whole.side["size"]}), tmp_path / "a.ecdc")
     with pytest.raises(ValueError, match="tokens must be 3 steps"):
         ecdc.write(tm.Tokens(tokens.ids, tokens.spec, side={"size": torch.tensor([[641]])}), tmp_path / "a.ecdc")

@@ -204,7 +204,7 @@ def test_every_usual_rate_is_measured(rate: int):
 
 def test_wrong_input_is_refused_by_name():
     x = speechlike(0.1)
-    with pytest.raises(ValueError, match=r"unknown metrics \['pesk'\]: expected some of"):
+    with pytest.raises(ValueError, match=r"unknown metrics \['pesk'\]: did you mean 'pesq_"):
         compute(x, x, SPEC, ["pesk"])
     with pytest.raises(ValueError, match=r"expected two signals \[C, N\], got \[1600\]"):
         compute(x[0], x, SPEC)

@@ -205,7 +205,11 @@ def test_a_session_keeps_one_window_whatever_has_passed(codec: Mimi) -> None:
         """Bytes of memory, views counted whole, that a session's state keeps alive."""
         tensors: list[Tensor] = []
         for value in state.values():
-            tensors += [value] if isinstance(value, Tensor) else [t for layer in value.layers for t in (layer.keys, layer.values)]
+            tensors += (
+                [value]
+                if isinstance(value, Tensor)
+                else [t for layer in value.layers for t in (layer.keys, layer.values)]
+            )
         return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
     encoder, decoder = codec.stream(), codec.stream(decode=True)
@@ -310,7 +314,7 @@ def test_what_does_not_fit_is_refused_by_name(codec: Mimi, config: Path, tmp_pat
     with pytest.raises(ValueError, match="wrong shapes"):
         convert_mimi(tmp_path / "broken.safetensors", tmp_path / "out")  # the published network
     (tmp_path / "odd.json").write_text('{"strides": [2]}')
-    with pytest.raises(ValueError, match="arguments of Mimi .* got strides"):
+    with pytest.raises(ValueError, match=r"arguments of Mimi .* got strides"):
         convert_mimi(tmp_path / "broken.safetensors", tmp_path / "out", config=tmp_path / "odd.json")
 
 

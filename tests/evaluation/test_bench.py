@@ -146,7 +146,7 @@ def test_streams_are_timed_per_hop_and_a_codec_beside_its_pair(plan) -> None:
 
 def test_a_bitrate_takes_the_first_codebooks(plan) -> None:
     card = registry.get_card("tiny")
-    config = {**CONFIG, "quantizer": {"kind": "rvq", "codebook_size": 16, "num_quantizers": 4}}
+    config = {**CONFIG, "quantizer": {"kind": "rvq", "codebook_size": 16, "num_codebooks": 4}}
     spec = replace(card.spec, codebook_sizes=(16,) * 4, levels=(), scalable="columns")
     residual = card.model_copy(update={"name": "residual", "config": config, "spec": spec})
     assert codec_contender(residual, kbps=0.4).module.spec.num_codebooks == 2

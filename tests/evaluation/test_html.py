@@ -216,6 +216,25 @@ def test_a_missing_file_is_named_and_the_rest_shown(tmp_path: Path):
     assert "not shown: good/clean/a.wav.wav" in page.text
 
 
+def test_entries_seen_grow_with_the_ids_seen(tmp_path: Path):
+    report = toy_report()
+    books = write(report, tmp_path).island("report")["series"][1]["health"]["books"]
+    for book, measured in zip(books, report.codecs[1].health.codebooks, strict=True):
+        ids, shares = zip(*book["seen"], strict=True)
+        assert list(shares) == sorted(shares)
+        assert ids[-1] == measured.count
+        assert shares[-1] == pytest.approx(measured.utilisation)
+
+
+def test_codecs_that_fail_alike_share_a_remark(tmp_path: Path):
+    every = {(name, "a.wav"): "ValueError: broken" for name in ("good", "bad", "Opus 6k", "Opus 24k")}
+    notes = toy_report(failing={**every, ("good", "b.wav"): "RuntimeError: no"}).notes()
+    assert [note for note in notes if "failed" in note] == [
+        "all: a.wav failed: ValueError: broken",
+        "good: b.wav failed: RuntimeError: no",
+    ]
+
+
 def test_only_manifest_columns_that_group_items_become_filters(tmp_path: Path):
     data = write(toy_report(), tmp_path).island("report")
     assert all(item["labels"].keys() == {"language"} for item in data["items"])
@@ -225,7 +244,7 @@ def test_nothing_measured_still_gives_a_page(tmp_path: Path):
     failing = {(codec, "a.wav"): "ValueError: broken" for codec in ("good", "bad")}
     page = write(toy_report(items=("a.wav",), codecs=("good", "bad"), failing=failing), tmp_path)
     assert page.island("report")["metrics"] == []
-    assert "good: a.wav failed: ValueError: broken" in page.text
+    assert "all: a.wav failed: ValueError: broken" in page.text
 
 
 def test_any_modality_brings_its_own_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

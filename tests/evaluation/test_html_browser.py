@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -192,6 +193,16 @@ def test_conditions_are_shown_one_at_a_time(reader: Reader):
     assert all("noisy" in text for text in reader.texts("#summary tbody th"))
     assert len(reader.all("#token-cards .card")) == 2
     assert reader.texts(".item:nth-child(2) .version .pick span")[0] == "Original"
+
+
+def test_use_of_the_codebooks_is_drawn_by_rank_and_over_time(reader: Reader):
+    card = "#token-cards .card:first-child "
+    labels = [e.get_attribute("aria-label") for e in reader.all(card + "svg")]
+    assert labels[0] == "Share of the ids by rank of the entry, good"
+    assert re.fullmatch(r"Entries seen by ids seen, good: [\d.]+ %, [\d.]+ % at the end", labels[1]), labels
+    curves = [e.get_attribute("points") for e in reader.all(card + ".curve")]
+    assert len(curves) == 4  # two of each codebook
+    assert not any("NaN" in points for points in curves)
 
 
 def test_plot_follows_the_metric_and_tells_the_numbers(reader: Reader):

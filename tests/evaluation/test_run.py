@@ -188,7 +188,7 @@ def test_a_trained_architecture_goes_through(folder: Path):
     [
         ({"codecs": []}, ValueError, "at least one codec"),
         ({"codecs": ["no-such-codec"]}, ValueError, "no-such-codec"),
-        ({"metrics": ["pesk"]}, ValueError, r"unknown metrics \['pesk'\]"),
+        ({"metrics": ["pesk"]}, ValueError, r"unknown metrics \['pesk'\]: did you mean 'pesq_"),
         ({"suite": "no-such-suite"}, ValueError, r"no suite 'no-such-suite': expected one of .*audio"),
         ({"data": "/no/such/folder"}, FileNotFoundError, "/no/such/folder"),
         ({"output": "/no/such/folder/report.json"}, FileNotFoundError, "/no/such/folder"),

@@ -252,6 +252,9 @@ def test_a_suite_whose_data_is_elsewhere_says_what_to_set(
     monkeypatch.delenv("CLIPS_ARE_HERE", raising=False)
     with pytest.raises(ValueError, match="'mine' finds its data through CLIPS_ARE_HERE"):
         evaluate([Coarse()], suite=suite)
+    monkeypatch.setenv("CLIPS_ARE_HERE", str(tmp_path / "gone"))
+    with pytest.raises(FileNotFoundError, match=r"'mine' wants its data at .*gone/clips, which it finds through CLIPS"):
+        evaluate([Coarse()], suite=suite)
     monkeypatch.setenv("CLIPS_ARE_HERE", str(folder.parent))
     assert evaluate([Coarse()], suite=suite).data["files"] == 3
 

@@ -5,8 +5,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tokenizers_mm.nn.adversarial import (
+    DISCRIMINATOR_LOSSES,
+    GENERATOR_LOSSES,
     Adversary,
     DiscriminatorOutput,
     feature_matching_loss,
@@ -168,3 +171,62 @@ def test_a_recipe_can_list_adversaries() -> None:
     adversary = parsed.adversaries["mrd"]
     x = torch.randn(2, 1, 100)
     assert torch.isfinite(adversary.discriminator_loss(x, x.flip(-1), torch.tensor([0, 3])))
+
+
+# -- regularised and adaptive games
+
+
+class Linear(nn.Module):
+    """A logit that is linear in the signal: its gradient is the weight."""
+
+    def __init__(self, weight: float = 2.0) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(weight))
+
+    def forward(self, x: Tensor, condition: Tensor | None = None) -> list[DiscriminatorOutput]:
+        return [DiscriminatorOutput(self.weight * x, [])]
+
+
+def test_games_have_their_published_gradients() -> None:
+    logits = torch.tensor([[-3.0, 0.5], [2.0, 4.0]])
+    assert float(GENERATOR_LOSSES["hinge_linear"](logits)) == pytest.approx(-0.875)
+    assert float(GENERATOR_LOSSES["hinge_patch_mean"](logits)) == pytest.approx(
+        float((F.softplus(torch.tensor(1.25)) + F.softplus(torch.tensor(-3.0))) / 2)
+    )
+    bce = F.binary_cross_entropy_with_logits
+    real, fake = logits, -logits + 0.3
+    wanted = bce(real, torch.ones_like(real)) + bce(fake, torch.zeros_like(fake))
+    assert float(DISCRIMINATOR_LOSSES["non_saturating"](real, fake)) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_r1_has_a_gradient_and_comes_every_few_turns() -> None:
+    x = torch.randn(4, 3, 5)
+    plain, lazy = Adversary(Linear()), Adversary(Linear(), r1_weight=10.0, r1_every=3)
+    extra = []
+    for _ in range(4):
+        lazy.zero_grad()
+        loss = lazy.discriminator_loss(x, -x)
+        extra.append(float(loss.detach() - plain.discriminator_loss(x, -x).detach()))
+        loss.backward()
+    penalty = 3 * 10 / 2 * 15 * 2.0**2  # interval x gamma / 2 x 15 samples x weight squared
+    assert extra == pytest.approx([penalty, 0, 0, penalty])
+    grown = lazy.discriminator.weight.grad
+    lazy.zero_grad()
+    plain.discriminator_loss(x, -x).backward()
+    assert float(grown - plain.discriminator.weight.grad) == pytest.approx(3 * 10 * 15 * 2.0, rel=1e-4)
+    with pytest.raises(ValueError, match="without batch normalisation"):
+        Adversary(nn.Sequential(nn.BatchNorm1d(3)), r1_weight=1.0)
+
+
+def test_lecam_compares_with_averages_that_are_saved() -> None:
+    adversary = Adversary(Linear(1.0), lecam_weight=1.0)
+    real, fake = torch.full((2, 1, 4), 3.0), torch.full((2, 1, 4), -2.0)
+    game = hinge_discriminator_loss(real, fake)
+    first = float(adversary.discriminator_loss(real, fake).detach() - game)
+    assert first == pytest.approx(3**2 + 2**2)  # both averages are still 0
+    assert adversary.lecam_means.tolist() == pytest.approx([0.003, -0.002])
+    other = Adversary(Linear(1.0), lecam_weight=1.0)
+    other.load_state_dict(adversary.state_dict())
+    second = float(other.discriminator_loss(real, fake).detach() - game)
+    assert second == pytest.approx((3 + 0.002) ** 2 + (0.003 + 2) ** 2, rel=1e-5)
+    assert "lecam_means" not in Adversary(Linear()).state_dict()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -57,11 +56,8 @@ class Adapted:
                 f"expected float audio [B, C, N] at {self.sample_rate} Hz, got {got}"
             )
         lengths = torch.full((len(x),), x.shape[-1]) if lengths is None else torch.as_tensor(lengths).cpu()
-        if (
-            lengths.is_floating_point()
-            or lengths.shape != (len(x),)
-            or not bool(((lengths > 0) & (lengths <= x.shape[-1])).all())
-        ):
+        fits = lengths.shape == (len(x),) and bool(((lengths > 0) & (lengths <= x.shape[-1])).all())
+        if lengths.is_floating_point() or not fits:
             raise ValueError(f"lengths must be {len(x)} whole numbers from 1 to {x.shape[-1]}, got {lengths.tolist()}")
         past_end = torch.arange(x.shape[-1], device=x.device) >= lengths.to(x.device)[:, None]
         x = x.masked_fill(past_end[:, None], 0)
@@ -118,22 +114,18 @@ class Adapted:
             raise TypeError(f"tokens must be Tokens, got {type(tokens).__name__}")
         source = tokens.side.get(SOURCE)
         if source is None or source.ndim != 2 or source.shape[1] != 4 or len(source) == 0:
-            raise ValueError(
-                f"tokens must come from an adapted codec, whose side has {SOURCE!r} [B, 4]; got {_shapes(tokens.side)}"
-            )
+            shapes = {name: list(value.shape) for name, value in tokens.side.items()}
+            raise ValueError(f"tokens must come from an adapted codec, whose side has {SOURCE!r} [B, 4]; got {shapes}")
         source = source.cpu()
-        if bool((source[:, 0] != self.sample_rate).any()):
-            raise ValueError(
-                f"tokens must be of {self.sample_rate} Hz recordings, got {sorted(set(source[:, 0].tolist()))} Hz"
-            )
-        parts = int(source[0, 3])
-        whole = parts > 0 and len(source) % parts == 0 and bool((source[:, 1] > 0).all())
-        if not whole or not torch.equal(
-            source[:, 2:], torch.stack([torch.arange(len(source)) % parts, source[:1, 3].expand(len(source))], 1)
+        rate, samples, part, parts = source.unbind(dim=1)
+        if bool((rate != self.sample_rate).any()):
+            got = sorted(set(rate.tolist()))
+            raise ValueError(f"tokens must be of {self.sample_rate} Hz recordings, got {got} Hz")
+        wanted = torch.arange(len(part)) % parts[0].clamp(min=1)
+        if bool((parts != parts[0]).any() or (part != wanted).any() or (samples < 1).any()) or len(part) % int(
+            parts[0]
         ):
-            raise ValueError(
-                f"tokens must hold every channel of each recording in order, got channels {source[:, 2].tolist()}"
-            )
+            raise ValueError(f"tokens must hold every channel of each recording in order, got channels {part.tolist()}")
         return source
 
 
@@ -165,7 +157,3 @@ def _resample(x: Tensor, from_rate: int, to_rate: int) -> Tensor:
     from tokenizers_mm.audio.files import resample
 
     return resample(x, from_rate, to_rate)
-
-
-def _shapes(side: Mapping[str, Tensor]) -> dict[str, list[int]]:
-    return {name: list(value.shape) for name, value in side.items()}

@@ -1,6 +1,7 @@
-"""The arithmetic coder of ``.ecdc`` files (Rissanen and Langdon, 1979): an interval of whole numbers that shrinks with each symbol.
+"""The arithmetic coder of ``.ecdc`` files: an interval of whole numbers that shrinks with each symbol.
 
-The original works with floating-point quotients; all its numbers stay below 2^53, so these whole-number ones give the same bits.
+Rissanen and Langdon, "Arithmetic Coding" (1979). EnCodec's program computes it with
+floating-point quotients; all of its numbers stay below 2^53, so these whole ones give the same bits.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class ArithmeticEncoder:
 
         Args:
             symbol: Its number.
-            cdf: Ends of all symbols' ranges, of at most ``2 ** 24`` together (:func:`~tokenizers_mm.audio.ecdc_lm.quantised_cdf`).
+            cdf: Ends of all symbols' ranges, at most ``2 ** 24`` together.
         """
         while self.interval.width < 1 << TOTAL_BITS:
             self.interval.double()
@@ -103,7 +104,9 @@ class ArithmeticDecoder:
         if symbol < len(cdf):
             self.interval.narrow(cdf[symbol - 1] if symbol else 0, cdf[symbol])
         if symbol == len(cdf) or self.value > self.interval.high:
-            raise BitstreamError("the bits spell no code: damaged, or not the language model that the file was written with")
+            raise BitstreamError(
+                "the bits spell no code: damaged, or not the language model that the file was written with"
+            )
         while (bit := self.interval.settle()) is not None:
             self.value -= bit << self.interval.bits
         return symbol

@@ -2,12 +2,12 @@
 
 Layout (numbers in the head are big-endian)::
 
-    "ECDC" | version 0 (1 byte) | length of the JSON (4 bytes) | JSON: m model, al samples, nc codebooks, lm whether the model codes
+    "ECDC" | version 0 (1 byte) | length of the JSON (4 bytes) | JSON: m model, al samples, nc codebooks, lm
     per chunk: its scale (float32, 48 kHz only) | its codes, step by step, padded to a byte
 
-Plain codes take 10 bits each, lowest bit first. Where ``lm`` is true, an arithmetic coder writes them under the
-probabilities of :class:`~tokenizers_mm.audio.ecdc_lm.EcdcLM`; such a file opens only where those come out bit for bit the same: same
-weights, same kind of processor, same version of PyTorch, same number of threads. Ours (``.mmt``) have no such tie.
+Plain codes take 10 bits each, lowest bit first. Where ``lm`` is true, an arithmetic coder writes them under the probabilities
+of :class:`~tokenizers_mm.audio.ecdc_lm.EcdcLM`; such a file opens only where those come out bit for bit the same: same weights,
+same kind of processor, version of PyTorch and number of threads. Ours (``.mmt``) have no such tie.
 """
 
 from __future__ import annotations
@@ -118,7 +118,9 @@ def dumps(tokens: Tokens, model: str | None = None, *, lm: EcdcLM | None = None)
     steps = int(tokens.lengths[0])
     samples = int(tokens.side["size"][0, -1]) if "size" in tokens.side else spec.samples(steps)
     if samples < 1 or spec.steps(samples) != steps:
-        raise ValueError(f"tokens must be {spec.steps(max(samples, 0))} steps, 1 or more, of {samples} samples, got {steps}")
+        raise ValueError(
+            f"tokens must be {spec.steps(max(samples, 0))} steps, 1 or more, of {samples} samples, got {steps}"
+        )
     text = json.dumps({"m": fitting[0], "al": samples, "nc": columns, "lm": lm is not None}).encode()
     out = [_HEAD.pack(_MAGIC, _VERSION, len(text)), text]
     chunks = tokens.ids[0, :steps].cpu().split(spec.window_steps(steps))
@@ -182,12 +184,16 @@ def _read_head(reader: Reader) -> tuple[str, int, int, bool]:
         raise BitstreamError(f"the head is not JSON: {error}") from None
     wanted = {"m": str, "al": int, "nc": int, "lm": bool}
     if not isinstance(head, dict) or any(type(head.get(key)) is not kind for key, kind in wanted.items()):
-        raise BitstreamError(f"the head must hold m (text), al and nc (whole numbers), lm (true or false), got {head!r:.200}")
+        raise BitstreamError(
+            f"the head must hold m (text), al and nc (whole numbers), lm (true or false), got {head!r:.200}"
+        )
     if head["m"] not in MODELS:
         raise BitstreamError(f"model must be one of {', '.join(MODELS)}, got {head['m']!r:.200}")
     most = MODELS[head["m"]].num_codebooks
     if head["al"] < 1 or not 1 <= head["nc"] <= most:
-        raise BitstreamError(f"expected at least 1 sample and 1 to {most} codebooks, got al={head['al']}, nc={head['nc']}")
+        raise BitstreamError(
+            f"expected at least 1 sample and 1 to {most} codebooks, got al={head['al']}, nc={head['nc']}"
+        )
     return head["m"], head["al"], head["nc"], head["lm"]
 
 
@@ -229,7 +235,11 @@ def _encode(ids: Tensor, lm: EcdcLM) -> bytes:
 
 @torch.no_grad()
 def _decode(reader: Reader, steps: int, codebooks: int, lm: EcdcLM) -> Tensor:
-    decoder, state, before = ArithmeticDecoder(reader.data[reader.at :]), None, torch.zeros(1, 1, codebooks, dtype=torch.long)
+    decoder, state, before = (
+        ArithmeticDecoder(reader.data[reader.at :]),
+        None,
+        torch.zeros(1, 1, codebooks, dtype=torch.long),
+    )
     rows = []
     for _ in range(steps):
         probabilities, state = lm(before, state)

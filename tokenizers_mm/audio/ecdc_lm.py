@@ -1,14 +1,15 @@
 """EnCodec's language model, which predicts the codes of a step from the steps before, so that ``.ecdc`` files get smaller.
 
-"High Fidelity Neural Audio Compression" (Défossez et al., 2022), section 3.3. An arithmetic decoder needs bit for bit the probabilities
-that the encoder had, so every operation here happens in the published order: keys and values of the past are projected anew at each
-step, and softmax runs over an inner axis.
+"High Fidelity Neural Audio Compression" (Défossez et al., 2022), section 3.3. An arithmetic decoder needs bit for
+bit the probabilities that the encoder had, so every operation here happens in the published order: keys and values of the past
+are projected anew at each step, and softmax runs over an inner axis.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -55,10 +56,12 @@ class EcdcLM(nn.Module):
             "past_context": past_context,
         }
         self.num_codebooks, self.past_context = num_codebooks, past_context
-        self.transformer = nn.ModuleDict({
-            "norm_in": nn.LayerNorm(dim),
-            "layers": nn.ModuleList(_Layer(dim, heads) for _ in range(layers)),
-        })
+        self.transformer = nn.ModuleDict(
+            {
+                "norm_in": nn.LayerNorm(dim),
+                "layers": nn.ModuleList(_Layer(dim, heads) for _ in range(layers)),
+            }
+        )
         self.emb = nn.ModuleList(nn.Embedding(codebook_size + 1, dim) for _ in range(num_codebooks))
         self.linears = nn.ModuleList(nn.Linear(dim, codebook_size) for _ in range(num_codebooks))
 
@@ -79,10 +82,11 @@ class EcdcLM(nn.Module):
             raise ValueError(f"ids must have at most {self.num_codebooks} codebooks, got {list(ids.shape)}")
         embeddings: list[nn.Module] = list(self.emb)[: ids.shape[-1]]
         x = sum((emb(ids[..., k]) for k, emb in enumerate(embeddings)), start=torch.zeros((), device=ids.device))
-        past, offset = state or ([x.new_zeros(len(x), 1, x.shape[-1]) for _ in self.transformer["layers"]], 0)
+        layers = cast(nn.ModuleList, self.transformer["layers"])
+        past, offset = state or ([x.new_zeros(len(x), 1, x.shape[-1]) for _ in layers], 0)
         x = self.transformer["norm_in"](x) + _positions(x.shape[1], x.shape[2], offset, x.device)
         memory = []
-        for layer, before in zip(self.transformer["layers"], past, strict=True):
+        for layer, before in zip(layers, past, strict=True):
             seen = torch.cat([before, x], dim=1)
             memory.append(seen[:, -self.past_context :])
             x = layer(x, seen, self.past_context)
@@ -96,7 +100,9 @@ class EcdcLM(nn.Module):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps({"class": type(self).__name__, **self.config}, indent=2) + "\n")
-        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in self.state_dict().items()}, folder / WEIGHTS)
+        save_file(
+            {key: tensor.detach().cpu().contiguous() for key, tensor in self.state_dict().items()}, folder / WEIGHTS
+        )
         return folder
 
     @classmethod
@@ -132,7 +138,9 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor, seen: Tensor, past_context: int) -> Tensor:
         """``x [B, T, D]`` after attending to ``seen [B, past + T, D]``, whose end is ``x`` itself."""
         total = seen.shape[1]
-        distance = torch.arange(total - x.shape[1], total, device=x.device)[:, None] - torch.arange(total, device=x.device)
+        distance = torch.arange(total - x.shape[1], total, device=x.device)[:, None] - torch.arange(
+            total, device=x.device
+        )
         hidden = (distance < 0) | (distance > past_context)
         x = self.norm1(x + self.self_attn(x, seen, seen, attn_mask=hidden, need_weights=False)[0])
         return self.norm2(x + self.linear2(F.gelu(self.linear1(x))))
@@ -159,4 +167,3 @@ def quantised_cdf(probabilities: Tensor, total_bits: int = 24) -> Tensor:
     rounded = (probabilities / resolution).floor() * resolution
     spare = 1 - narrowest * len(probabilities) / 2**total_bits
     return ((spare * 2**total_bits) * rounded).floor().long().add(narrowest).cumsum(dim=0)
-

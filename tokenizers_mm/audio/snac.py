@@ -1,7 +1,8 @@
 """SNAC: audio in residual tokens whose coarse levels run at a fraction of the frame rate.
 
 Siuzdak, Grötschla and Lanzendörfer, "SNAC: Multi-Scale Neural Audio Codec", 2024. Ours decodes without the decoder's noise unless
-asked for it, so that equal tokens give equal audio (the published decoder draws new noise each time), and trains.
+asked for it, so that equal tokens give equal audio (the published decoder draws new noise each time), and trains (its authors
+published no training code), which dead codes survive.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from tokenizers_mm.codec import Codec, CodecOutput
 from tokenizers_mm.nn.conv import PaddedConv1d
 from tokenizers_mm.nn.dac import DownBlock, Noise, UpBlock
 from tokenizers_mm.nn.local_attention import LocalAttention
-from tokenizers_mm.nn.multiscale_vq import MultiScaleVQ, deinterleave, interleave, time_order
 from tokenizers_mm.nn.snake import Snake
+from tokenizers_mm.nn.strided_rvq import StridedRVQ, deinterleave, interleave, time_order
 from tokenizers_mm.quantizers import usage
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
@@ -41,7 +42,9 @@ class SNACEncoder(nn.Module):
 class SNACDecoder(nn.Module):
     """The encoder's mirror, with noise after each upsampling: ``[B, D, L] -> [B, 1, L * hop]`` in [-1, 1]."""
 
-    def __init__(self, in_dim: int, dim: int, strides: Sequence[int], attention_window: int | None, noise: bool) -> None:
+    def __init__(
+        self, in_dim: int, dim: int, strides: Sequence[int], attention_window: int | None, noise: bool
+    ) -> None:
         super().__init__()
         widths = [dim // 2**i for i in range(len(strides) + 1)]
         self.depthwise = PaddedConv1d(in_dim, in_dim, 7, groups=in_dim, norm="weight_norm")
@@ -79,6 +82,7 @@ class SNAC(Codec):
         vq_strides: Frames that share an id of each level, coarse first; each divides the one before it.
         noise: Give the decoder its noise blocks; training uses them, :meth:`decode` on demand.
         commitment_weight: Of the pull of features towards their codes.
+        revive_below: Training replaces codes used less than this share of the mean by features of the batch; 0 for never.
 
     Shape:
         ``x [B, 1, N]`` in [-1, 1]; tokens ``[B, T, Q]``, T whole attention windows where there is attention.
@@ -99,17 +103,23 @@ class SNAC(Codec):
         vq_strides: Sequence[int] = (4, 2, 1),
         noise: bool = True,
         commitment_weight: float = 0.25,
+        revive_below: float = 0.1,
     ) -> None:
         super().__init__()
         latent_dim = encoder_dim * 2 ** len(strides)
         self.hop_length = math.prod(strides)
         self.encoder = SNACEncoder(encoder_dim, strides, attention_window)
-        self.quantizer = MultiScaleVQ(latent_dim, vq_strides, codebook_size, codebook_dim, commitment_weight)
+        self.quantizer = StridedRVQ(
+            latent_dim, vq_strides, codebook_size, codebook_dim, commitment_weight, revive_below
+        )
         self.decoder = SNACDecoder(latent_dim, decoder_dim, list(strides)[::-1], attention_window, noise)
         self.vq_strides = tuple(vq_strides)
         self.block_frames = math.lcm(vq_strides[0], attention_window or 1)
         self.has_noise = noise
         self._noise: Noise = False
+        for module in self.modules():  # as DAC starts: biases would give all frames one direction, which is all that codes see
+            if isinstance(module, nn.Conv1d | nn.ConvTranspose1d) and module.bias is not None:
+                nn.init.zeros_(module.bias)
         self.spec = TokenSpec(
             modality="audio",
             codebook_sizes=self.quantizer.codebook_sizes,

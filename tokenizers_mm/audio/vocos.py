@@ -1,8 +1,8 @@
 """Vocos as a decoder of EnCodec's tokens: spectra instead of transposed convolutions, at the same four bitrates.
 
-Siuzdak, "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders for high-quality audio synthesis", ICLR 2024.
-Encoder and codebooks are EnCodec's (Défossez et al., 2023) and frozen; what is trained is the decoder. Tokens are interchangeable
-with those of :class:`~tokenizers_mm.audio.Encodec` at 1.5, 3, 6 and 12 kbit/s.
+Siuzdak, "Vocos: Closing the gap between time-domain and Fourier-based neural vocoders for high-quality audio synthesis", 2024.
+Encoder and codebooks are EnCodec's (Défossez et al., 2023) and frozen; what is trained is the decoder. Tokens are
+interchangeable with those of :class:`~tokenizers_mm.audio.Encodec` at 1.5, 3, 6 and 12 kbit/s.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from tokenizers_mm.audio.pretrained.encodec import Encodec

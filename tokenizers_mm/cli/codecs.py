@@ -40,8 +40,9 @@ def list_command(
         for card in (card for card in cards if card.modality == group):
             row = card.row()
             rates = (number(value) for value in (card.spec.sample_rate, row["token_rate"], row["kbps"]))
-            table.add_row(f"[cyan]{card.name}[/]", *rates, row["codebooks"], card.licence, escape(card.weights_source))
-        out.print(f"[bold]{group}[/], {table.row_count} codecs", highlight=False)
+            weights, licence = card.weights_source.partition(":")[0], card.licence.removeprefix("LicenseRef-")
+            table.add_row(f"[cyan]{card.name}[/]", *rates, row["codebooks"], licence, weights)
+        out.print(f"[bold]{group}[/]: {table.row_count}", highlight=False)
         out.print(table)
 
 

@@ -51,4 +51,4 @@ def complain(error: BaseException, about: object = None) -> None:
 
 def number(value: float | None) -> str:
     """A number for a table; a dash for none."""
-    return "-" if value is None else f"{value:g}"
+    return "-" if value is None else f"{value:.4g}" if value < 1000 else f"{value:.0f}"

@@ -38,7 +38,9 @@ def encode(
     codec: CodecOption,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder for the .mmt files, or one file (.mmt, .ecdc); default: beside each."),
+        typer.Option(
+            "--output", "-o", help="Folder for the .mmt files, or one file (.mmt, .ecdc); default: beside each."
+        ),
     ] = None,
     weights: Weights = None,
     lm: LanguageModel = None,
@@ -58,7 +60,9 @@ def encode(
 
     model = registry.load(codec, weights=weights, device=device)
     extensions = registry.wing(model.spec.modality, "files").EXTENSIONS
-    suffix = output.suffix.lower() if output and output.suffix.lower() in transcode.token_suffixes() else transcode.SUFFIX
+    suffix = (
+        output.suffix.lower() if output and output.suffix.lower() in transcode.token_suffixes() else transcode.SUFFIX
+    )
     jobs = transcode.plan(inputs, extensions, suffix, output)
     work = partial(transcode.encode_file, model, name=transcode.writer_name(codec), lm=lm, window=window, force=force)
     _transcode(jobs, partial(work, progress=_follow(jobs)))
@@ -66,7 +70,9 @@ def encode(
 
 @app.command()
 def decode(
-    inputs: Annotated[list[Path], typer.Argument(help=".mmt or .ecdc files, or folders to search.", show_default=False)],
+    inputs: Annotated[
+        list[Path], typer.Argument(help=".mmt or .ecdc files, or folders to search.", show_default=False)
+    ],
     codec: Annotated[
         str | None,
         typer.Option(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import tarfile
+import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 MANIFEST = "manifest.csv"
@@ -53,7 +56,7 @@ def find_items(
 
     Args:
         data: A file, a manifest CSV (column ``path`` relative to it, optional column ``split``), a folder with a
-            ``manifest.csv``, or a folder searched with its subfolders.
+            ``manifest.csv``, a folder searched with its subfolders, or a tar of such files, unpacked until the process ends.
         extensions: Suffixes of this modality's files, with dots.
         split: Rows of a manifest that count; None for all.
         limit: At most so many, in the order of their names.
@@ -71,13 +74,37 @@ def find_items(
     if manifest.is_file() and manifest.suffix == ".csv":
         about, split = _listed(manifest, split)
         return Items(manifest.parent, tuple(sorted(about))[:limit], split, about)
-    if data.is_file():
+    if data.is_file() and data.suffix.lower() == ".tar":
+        data = unpacked(data.resolve())
+    elif data.is_file():
         return Items(data.parent, (data.name,))
     found = (p for p in data.rglob("*") if p.suffix.lower() in extensions and p.is_file())
     names = tuple(sorted(p.relative_to(data).as_posix() for p in found))
     if not names:
         raise ValueError(f"{data} holds no files that end in {', '.join(sorted(extensions))}")
     return Items(data, names[:limit])
+
+
+@lru_cache(maxsize=8)
+def unpacked(archive: Path) -> Path:
+    """A temporary folder, called like the tar, with its content.
+
+    Raises:
+        ValueError: If it is no tar, or holds something else than plain files below the folder.
+    """
+    folder = Path(_scratch().name) / hashlib.sha256(str(archive).encode()).hexdigest()[:8] / archive.stem
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    except tarfile.TarError as error:
+        raise ValueError(f"{archive} is not a tar of plain files: {error}") from None
+    return folder
+
+
+@lru_cache(maxsize=1)
+def _scratch() -> tempfile.TemporaryDirectory:
+    """Removed when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="tokenizers_mm-")
 
 
 def _listed(manifest: Path, split: str | None) -> tuple[dict[str, dict[str, str]], str | None]:

@@ -7,6 +7,7 @@ What a metric cannot measure is None with a reason, never a substitute number, s
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -125,7 +126,9 @@ def select(metrics: Mapping[str, Metric], names: Iterable[str] | None) -> dict[s
     """
     chosen = list(metrics) if names is None else list(names)
     if unknown := [name for name in chosen if name not in metrics]:
-        raise ValueError(f"unknown metrics {unknown}: expected some of {sorted(metrics)}")
+        near = difflib.get_close_matches(unknown[0], metrics, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"expected some of {sorted(metrics)}"
+        raise ValueError(f"unknown metrics {unknown}: {hint}")
     return {name: metrics[name] for name in chosen}
 
 

@@ -52,12 +52,17 @@ def register_model(role: str, model: Callable[..., Any]) -> None:
     _registered[role] = model
 
 
-def find_models(roles: Mapping[str, str], given: Mapping[str, Source] | None = None) -> dict[str, Model]:
+def find_models(
+    roles: Mapping[str, str],
+    given: Mapping[str, Source] | None = None,
+    loaders: Mapping[str, Callable[[Path], Callable[..., Any]]] | None = None,
+) -> dict[str, Model]:
     """The models there are for a wing's roles: given ones first, then registered ones, then entry points.
 
     Args:
         roles: The wing's ``MODELS``.
         given: By role: a callable, a TorchScript or ONNX file, or ``"module:name"`` of a callable.
+        loaders: The wing's ``LOADERS``: how the files of a role are read that are weights, not a model that runs by itself.
 
     Raises:
         ValueError: If a role is unknown, or a source is none of these.
@@ -70,7 +75,7 @@ def find_models(roles: Mapping[str, str], given: Mapping[str, Source] | None = N
     for role in roles:
         plugged = list(entry_points(group=GROUP, name=role))
         if role in given:
-            found[role] = _resolve(role, given[role])
+            found[role] = _resolve(role, given[role], (loaders or {}).get(role))
         elif role in _registered:
             found[role] = _callable(role, _registered[role])
         elif plugged:
@@ -78,17 +83,17 @@ def find_models(roles: Mapping[str, str], given: Mapping[str, Source] | None = N
     return found
 
 
-def _resolve(role: str, source: Source) -> Model:
+def _resolve(role: str, source: Source, loader: Callable[[Path], Callable[..., Any]] | None) -> Model:
     if callable(source):
         return _callable(role, source)
     path = Path(source)
-    if path.suffix.lower() in (*TORCHSCRIPT, ".onnx"):
+    if path.suffix.lower() in (*TORCHSCRIPT, ".onnx", ".safetensors"):
         if not path.is_file():
             raise FileNotFoundError(f"model {role!r}: there is no file {str(path)!r}")
         with open(path, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
         load = _load_onnx if path.suffix.lower() == ".onnx" else _load_torchscript
-        return Model(role, load(role, path), f"{path.name} sha256:{digest}")
+        return Model(role, loader(path) if loader else load(role, path), f"{path.name} sha256:{digest}")
     module, _, name = str(source).partition(":")
     try:
         found = getattr(importlib.import_module(module), name)

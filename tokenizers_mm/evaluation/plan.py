@@ -79,7 +79,7 @@ def make_plan(
         metrics=chosen,
         conditions=condition.choose(others, named) or {"clean": condition.CLEAN},
         baselines=baseline.choose(coders, wanted),
-        models=find_models(getattr(room, "MODELS", {}), models),
+        models=find_models(getattr(room, "MODELS", {}), models, getattr(room, "LOADERS", {})),
     )
 
 

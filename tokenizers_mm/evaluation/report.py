@@ -113,7 +113,7 @@ class CodecResult:
         spec: Its :class:`TokenSpec` as a mapping; of a baseline, that of the signals (``codebook_sizes`` says nothing).
         parameters: Numbers in the network.
         device: Where it ran.
-        rate_unit: ``"kbit/s"``, or ``"bit/sample"`` where there is no time.
+        rate_unit: ``"kbit/s"``, or ``"bit/pixel"``, ``"bit/sample"`` where there is no time.
         nominal_rate: Of ids with equally likely codes; of a baseline, without the container's headers.
         file_rate: Of all tokens saved as one ``.mmt`` file, everything included; of a baseline, of its files.
         token_rate: Ids per second (or per sample).

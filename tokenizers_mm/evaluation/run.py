@@ -228,7 +228,7 @@ class _Run:
         kept = self.keeper(name, spec, signal, coded.estimate, tokens) if self.keeper else None
         return ItemResult(
             name=name,
-            size=tuple(tokens.side["size"][0].tolist()) if tokens is not None else tuple(signal.shape[-1:]),
+            size=tuple(tokens.side["size"][0].tolist()) if tokens is not None else tuple(signal.shape[1:]),
             seconds=signal.shape[-1] / spec.sample_rate if spec.sample_rate else None,
             steps=int(tokens.lengths[0]) if tokens is not None else 0,
             bits=coded.bits,

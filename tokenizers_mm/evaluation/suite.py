@@ -50,12 +50,20 @@ class Suite(BaseModel):
 
         Raises:
             ValueError: If it needs an environment variable that is not set.
+            FileNotFoundError: If it is not there.
         """
-        if missing := [name for name in re.findall(r"\$\{(\w+)\}", self.data) if not os.environ.get(name)]:
+        variables = re.findall(r"\$\{(\w+)\}", self.data)
+        if missing := [name for name in variables if not os.environ.get(name)]:
             raise ValueError(
                 f"suite {self.name!r} finds its data through {', '.join(missing)}: set it, or give the data"
             )
-        return registry.data_path("eval") / os.path.expandvars(self.data)
+        folder = registry.data_path("eval") / os.path.expandvars(self.data)
+        if not folder.exists():
+            through = f", which it finds through {', '.join(variables)}" if variables else ""
+            raise FileNotFoundError(
+                f"suite {self.name!r} wants its data at {folder}{through}; nothing is there: give the data"
+            )
+        return folder
 
     @property
     def digest(self) -> str:

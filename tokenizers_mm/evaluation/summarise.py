@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import torch
 
+from tokenizers_mm import registry
 from tokenizers_mm.evaluation.coders import Coder
 from tokenizers_mm.evaluation.health import token_health
 from tokenizers_mm.evaluation.metric import Metric
@@ -38,7 +39,7 @@ def summarise(coder: Coder, condition: str, records: Sequence[Record], metrics: 
         spec=coder.spec.to_dict(),
         parameters=coder.parameters,
         device=coder.device,
-        rate_unit="kbit/s" if timed else "bit/sample",
+        rate_unit="kbit/s" if timed else f"bit/{sample_name(coder.spec.modality)}",
         nominal_rate=rate(sum(item.bits for item in good) / unit, items),
         file_rate=rate(whole, items),
         token_rate=rate(ids, items) if coder.kind == "codec" else None,
@@ -53,6 +54,11 @@ def summarise(coder: Coder, condition: str, records: Sequence[Record], metrics: 
         fingerprint=coder.fingerprint,
         stability=summarise_stability(items),
     )
+
+
+def sample_name(modality: str) -> str:
+    """What a sample of a modality without time is called: its file room's ``SAMPLE``."""
+    return getattr(registry.wing(modality, "files"), "SAMPLE", "sample")
 
 
 def rate(amount: float, items: Sequence[ItemResult]) -> float | None:

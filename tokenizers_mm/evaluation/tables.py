@@ -29,10 +29,9 @@ def notes(report: Report) -> list[str]:
         lines.append(
             f"these are not the {report.suite} suite's files: the numbers do not compare with its other results"
         )
-    lines += _models(report) + _left_out(report)
+    lines += _models(report) + _left_out(report) + _failed(report)
     for result in report.codecs:
         name = label(report, result, " ")
-        lines += [f"{name}: {item} failed: {error}" for item, error in result.errors.items()]
         books = result.health.codebooks if result.health else ()
         if few := [book for book in books if book.count < IDS_PER_CODE * book.size]:
             lines.append(
@@ -62,6 +61,20 @@ def _left_out(report: Report) -> list[str]:
             for reason, count in summary.failures.items():
                 line = f"{definition.name} left out {count} of {summary.count + summary.failed}: {reason}"
                 found.setdefault(line, []).append(label(report, result, " "))
+    return _shared(report, found)
+
+
+def _failed(report: Report) -> list[str]:
+    """Items that failed; codecs that fail on the same item alike, as all do on a broken file, share a line."""
+    found: dict[str, list[str]] = {}
+    for result in report.codecs:
+        for item, error in result.errors.items():
+            found.setdefault(f"{item} failed: {error}", []).append(label(report, result, " "))
+    return _shared(report, found)
+
+
+def _shared(report: Report, found: dict[str, list[str]]) -> list[str]:
+    """Lines with the codecs that they are about in front."""
     every = len(report.codecs) if len(report.codecs) > 1 else 0
     return [f"{'all' if len(names) == every else ', '.join(names)}: {line}" for line, names in found.items()]
 

@@ -111,6 +111,8 @@ def scaled(x: Tensor, shorter: int) -> Tensor:
     if least == shorter:
         return x
     size = [max(shorter, round(side * shorter / least)) for side in (height, width)]
+    if 1 in (*size, height, width):  # torch's 8-bit kernel fails an assertion on such images
+        x = to_float(x)
     return tv.resize(x, size, InterpolationMode.BICUBIC, antialias=True)
 
 

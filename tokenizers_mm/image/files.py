@@ -39,6 +39,8 @@ _FORMATS: dict[str, tuple[str, dict[str, Any]]] = {  # Pillow's name and how we 
     ".avif": ("AVIF", {"quality": 90}),
 }
 EXTENSIONS: tuple[str, ...] = tuple(_FORMATS)
+SAMPLE = "pixel"
+"""What rates of this modality refer to."""
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded: a small file can claim to be a huge one."""
 

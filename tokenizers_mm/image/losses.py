@@ -75,7 +75,7 @@ def gradient_distance(estimate: Tensor, reference: Tensor, scales: int) -> Tenso
 
 
 def ssim(estimate: Tensor, reference: Tensor) -> Tensor:
-    """Structural similarity of images in [0, 1]: Gaussian window 11, sigma 1.5, mean over everything; smaller images, smaller window."""
+    """Structural similarity of images in [0, 1], mean over everything: Gaussian window 11 (or what fits), sigma 1.5."""
     return torch.stack(_ssim_terms(estimate, reference)).prod(dim=0).mean()
 
 
@@ -128,8 +128,8 @@ class VGGFeatures(nn.Module):
     Simonyan & Zisserman, 2015; weights in torchvision's layout.
 
     Args:
-        weights: Path of ``vgg16-397923af.pth`` (or of a safetensors file with the same keys); by default it is looked for in torch's
-            hub cache. ``"random"`` gives random features: for smoke tests only.
+        weights: Path of ``vgg16-397923af.pth`` (or of a safetensors file with the same keys); by default it is looked for in
+            torch's hub cache. ``"random"`` gives random features: for smoke tests only.
 
     Raises:
         FileNotFoundError: If there are no weights.
@@ -143,7 +143,7 @@ class VGGFeatures(nn.Module):
         super().__init__()
         from torchvision.models import vgg16
 
-        layers = cast(nn.Sequential, vgg16(weights=None).features)[: self.CUTS[-1]]
+        layers = cast(nn.Sequential, vgg16(weights=None, init_weights=False).features)[: self.CUTS[-1]]
         if weights != "random":
             path = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE
             if not path.is_file():

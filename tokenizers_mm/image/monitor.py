@@ -17,8 +17,9 @@ from tokenizers_mm.image.files import to_pillow, to_uint8
 class ImageMonitor(Callback):
     """Compares the first validation images with their reconstructions, and all of them by PSNR.
 
-    Logs ``images/psnr`` (mean over the validation set's images, of 8-bit reconstructions), writes ``images/step-<n>.png`` into the run
-    folder (originals, reconstructions, and errors five times enlarged around grey), and adds that picture to TensorBoard.
+    Logs ``images/psnr`` (mean over the validation set's images, of 8-bit reconstructions), writes ``images/step-<n>.png`` into
+    the run folder (originals, reconstructions, and errors five times enlarged around grey), and adds that picture to
+    TensorBoard.
 
     Args:
         images: How many, in the order of the validation set.

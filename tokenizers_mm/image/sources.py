@@ -83,8 +83,8 @@ class ImageSource:
             webdataset's layout, uncompressed, as one file, a pattern (``train-*.tar``) or a range
             (``train-{00000..00007}.tar``); the root folder of a torchvision dataset; or the name of a Hugging Face dataset
             (or a folder that ``datasets.load_from_disk`` reads).
-        split: Manifest: keep the rows whose column ``split`` says this. torchvision: its ``split``, or ``train`` / ``test`` where it
-            has a ``train`` flag. Hugging Face: the split. By default everything, and for the latter two ``"train"``.
+        split: Manifest: keep the rows whose column ``split`` says this. torchvision: its ``split``, or ``train`` / ``test``
+            where it has a ``train`` flag. Hugging Face: the split. By default everything, and for the latter two ``"train"``.
         kind: What ``path`` is; by default told from its ending: ``.csv`` a manifest, ``.tar`` shards, else a folder.
         dataset: torchvision: the class, such as ``"CIFAR10"``. Hugging Face: the configuration, where there are several.
         column: Hugging Face: the column with the image.

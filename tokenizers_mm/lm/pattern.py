@@ -1,4 +1,4 @@
-"""What every pattern is: a layout of the codes of a grid ``[B, T, Q]`` in a sequence ``[B, S, L]``, and both ways between them."""
+"""What every pattern is: where the codes of a grid ``[B, T, Q]`` stand in a sequence ``[B, S, L]``, and the ways between."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Layout:
         step: int64 ``[T, Q]``, the step of each code.
         lane: int64 ``[T, Q]``, its lane.
         frame: int64 ``[S, L]``, the frame of each cell's code; -1 where there is none.
-        column: int64 ``[S, L]``, the column of each cell's code, which says whose vocabulary is allowed there; -1 where there is none.
+        column: int64 ``[S, L]``, the column of each cell's code, whose vocabulary is the one allowed there; -1 for none.
         group: int64 ``[S]``, the pass that predicts each step, non-decreasing: steps of one pass do not see each other.
     """
 
@@ -49,8 +49,8 @@ class Pattern(ABC):
 
     Attributes:
         columns: Q, the columns of the grid.
-        open_ended: True where a code's place does not depend on how many frames follow, so that a model can generate without knowing
-            the length in advance.
+        open_ended: True where a code's place does not depend on how many frames follow: a model can generate without knowing the
+            length in advance.
     """
 
     columns: int
@@ -92,9 +92,7 @@ class Pattern(ABC):
         self.check(frames)
         return int(self.places(frames)[0].max()) + 1 if frames else 0
 
-    def sequence(
-        self, ids: Tensor, lengths: Tensor | None = None, *, special: int, pad: int | None = None
-    ) -> Sequence:
+    def sequence(self, ids: Tensor, lengths: Tensor | None = None, *, special: int, pad: int | None = None) -> Sequence:
         """Codes in this pattern's order.
 
         Args:
@@ -116,7 +114,9 @@ class Pattern(ABC):
         real = torch.arange(ids.shape[1])[None] < lengths[:, None]
         taken = ids[real.to(ids.device)]
         if bool(((taken == special) | (taken == pad)).any()):
-            raise ValueError(f"special {special} and pad {pad} must differ from every code, but a code equals one of them")
+            raise ValueError(
+                f"special {special} and pad {pad} must differ from every code, but a code equals one of them"
+            )
         layouts = {n: self.layout(n) for n in lengths.unique().tolist()}
         sizes = torch.tensor([len(layouts[n].group) for n in lengths.tolist()], dtype=torch.long)
         out = ids.new_full((len(ids), int(sizes.max()) if len(sizes) else 0, self.lanes), pad)
@@ -149,9 +149,10 @@ class Pattern(ABC):
         for i, (count, n) in enumerate(zip(counts.tolist(), lengths.tolist(), strict=True)):
             wanted = self.layout(n).column >= 0 if count == n * self.columns else None
             have = mask[i].cpu()
-            if wanted is None or len(wanted) > len(have) or have[len(wanted) :].any() or (have[: len(wanted)] != wanted).any():
+            if wanted is None or len(wanted) > len(have) or not have.equal(_padded(wanted, len(have))):
+                name = type(self).__name__
                 raise ValueError(
-                    f"item {i} is no sequence of {type(self).__name__}: its {count} codes do not stand where the pattern puts them"
+                    f"item {i} is no sequence of {name}: its {count} codes stand elsewhere than it puts them"
                 )
         return self.gather(sequence, lengths), lengths.to(sequence.device)
 
@@ -179,6 +180,10 @@ class Pattern(ABC):
                 raise ValueError(f"{n} frames take {len(layout.group)} steps, got a sequence of {values.shape[1]}")
             out[rows[:, 0], :n] = values[rows[..., None], layout.step[None], layout.lane[None]]
         return out
+
+
+def _padded(mask: Tensor, steps: int) -> Tensor:
+    return torch.cat([mask, mask.new_zeros(steps - len(mask), mask.shape[1])])
 
 
 def _checked_lengths(lengths: Tensor | None, batch: int, most: int | None) -> Tensor:

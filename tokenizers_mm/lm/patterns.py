@@ -1,8 +1,8 @@
 """Patterns: the orders in which a language model reads and writes a grid of codes ``[B, T, Q]``.
 
-A pattern says at which **step** and in which **lane** of a sequence ``[B, S, L]`` each code stands. Every code stands in exactly one
-cell, so a sequence gives back its grid and its length, whatever that is. Cells without a code (a delayed lane before its first code)
-hold a ``special`` id. The sequence has no start token: a model that predicts step s from the steps before it puts its own in front.
+A pattern says at which **step** and in which **lane** of a sequence ``[B, S, L]`` each code stands. Every code stands in
+exactly one cell, so a sequence gives back its grid and its length, whatever that is. Cells without a code (a delayed lane before
+its first code) hold a ``special`` id. There is no start token: a model that predicts a step from those before it adds its own.
 
 ==============================  ========================================  ===========  ====================================
 pattern (T frames, Q columns)   step of the code (t, q)                   steps S      used by
@@ -11,7 +11,7 @@ pattern (T frames, Q columns)   step of the code (t, q)                   steps 
 ``Delay``                       t + d_q                                   T + max d    MusicGen
 ``CoarseFirst``                 t for q = 0, else T + t + d_q             2T + max d   MusicGen's and SoundStorm's first pass
 ``Flatten``                     t * Q + q, in one lane                    T * Q        AudioLM
-``Flatten(groups_of=...)``         t * groups + group of q                   T * groups   q = 0 alone, then the others together
+``Flatten(groups_of=...)``       t * groups + group of q                   T * groups   q = 0 alone, then the others together
 ``GroupMajor``                  g columns of all t, then the next g       T * Q        MusicLM
 ``Interleave``                  t * Q + place of q in time, in one lane   T * Q        speech models on SNAC
 ``MultiScale``                  t; a whole scale is one pass              T            VAR
@@ -26,13 +26,13 @@ from __future__ import annotations
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from tokenizers_mm.lm.pattern import Layout, Pattern, Sequence
+from tokenizers_mm.lm.pattern import Pattern
 from tokenizers_mm.spec import TokenSpec
 
 
@@ -99,8 +99,8 @@ class Flatten(Pattern):
 
     Args:
         columns: Q.
-        groups_of: Group of each column, from 0 without gaps, non-decreasing: columns of one group share a step, each in a lane of its
-            own. By default every column is a group, and there is one lane.
+        groups_of: Group of each column, from 0 without gaps, non-decreasing: columns of one group share a step, each in its
+            lane. By default every column is a group, and there is one lane.
     """
 
     columns: int
@@ -110,8 +110,10 @@ class Flatten(Pattern):
         _positive("columns", self.columns)
         groups = tuple(self.groups_of) or tuple(range(self.columns))
         steady = len(groups) == self.columns and groups[0] == 0
-        if not steady or any(b - a not in (0, 1) for a, b in zip(groups, groups[1:], strict=False)):
-            raise ValueError(f"groups_of must give each of {self.columns} columns a group, rising from 0 by 0 or 1, got {groups}")
+        if not steady or any(b - a not in (0, 1) for a, b in pairwise(groups)):
+            raise ValueError(
+                f"groups_of must give each of {self.columns} columns a group, rising from 0 by 0 or 1, got {groups}"
+            )
         object.__setattr__(self, "groups_of", groups)
 
     def places(self, frames: int) -> tuple[Tensor, Tensor]:
@@ -258,8 +260,8 @@ def from_level_sequences(sequences: Items[Tensor], levels: Items[int]) -> tuple[
         levels: Level of each column.
 
     Returns:
-        ids ``[B, T, Q]``, where the last frame is filled with 0, and how many codes each level has, int64 ``[levels]``, by which to cut
-        what :func:`level_sequences` gives.
+        ids ``[B, T, Q]``, the last frame filled with 0, and how many codes each level has, int64 ``[levels]``: where to cut what
+        :func:`level_sequences` gives.
 
     Raises:
         ValueError: If there are not as many sequences as levels.

@@ -1,7 +1,9 @@
 """Adversarial training of any modality: discriminator outputs, GAN losses, and the bundle that a recipe names.
 
-Hinge: Lim & Ye, "Geometric GAN" (2017), its generator term clamped as in SEANet (Tagliasacchi et al., 2020). Least
-squares: Mao et al., "Least Squares GAN" (2017). Feature matching: Kumar et al., "MelGAN" (2019).
+Hinge: Lim & Ye, "Geometric GAN" (2017), its generator term clamped as in SEANet (Tagliasacchi et al., 2020) or not. Least
+squares: Mao et al., "Least Squares GAN" (2017). Non-saturating: Goodfellow et al., 2014. Feature matching: Kumar et al.,
+"MelGAN" (2019). LeCAM: Tseng et al., "Regularizing Generative Adversarial Networks under Limited Data" (2021). R1: Mescheder et
+al., "Which Training Methods for GANs do actually Converge?" (2018), every few turns as in StyleGAN2 (Karras et al., 2020).
 """
 
 from __future__ import annotations
@@ -48,8 +50,42 @@ def least_squares_generator_loss(fake: Tensor) -> Tensor:
     return (1 - fake).square().mean()
 
 
-DISCRIMINATOR_LOSSES = {"hinge": hinge_discriminator_loss, "least_squares": least_squares_discriminator_loss}
-GENERATOR_LOSSES = {"hinge": hinge_generator_loss, "least_squares": least_squares_generator_loss}
+def linear_generator_loss(fake: Tensor) -> Tensor:
+    """``-mean(fake)``: the hinge game's generator as published, which never stops pushing."""
+    return -fake.mean()
+
+
+def non_saturating_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Cross entropy, ``mean(softplus(-real)) + mean(softplus(fake))``."""
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def non_saturating_generator_loss(fake: Tensor) -> Tensor:
+    """``mean(softplus(-fake))``."""
+    return F.softplus(-fake).mean()
+
+
+def patch_mean_generator_loss(fake: Tensor) -> Tensor:
+    """``mean(softplus(-logit))`` of each item's mean logit, as Open-MAGVIT2 and IBQ train against a hinge discriminator."""
+    return F.softplus(-fake.flatten(1).mean(dim=1)).mean()
+
+
+Loss = Literal["hinge", "hinge_linear", "hinge_patch_mean", "least_squares", "non_saturating"]
+DISCRIMINATOR_LOSSES = {
+    "hinge": hinge_discriminator_loss,
+    "hinge_linear": hinge_discriminator_loss,
+    "hinge_patch_mean": hinge_discriminator_loss,
+    "least_squares": least_squares_discriminator_loss,
+    "non_saturating": non_saturating_discriminator_loss,
+}
+GENERATOR_LOSSES = {
+    "hinge": hinge_generator_loss,
+    "hinge_linear": linear_generator_loss,
+    "hinge_patch_mean": patch_mean_generator_loss,
+    "least_squares": least_squares_generator_loss,
+    "non_saturating": non_saturating_generator_loss,
+}
+LECAM_DECAY = 0.999
 
 
 def feature_matching_loss(
@@ -82,44 +118,68 @@ class Adversary(nn.Module):
 
     Args:
         discriminator: ``(x, condition) -> list[DiscriminatorOutput]``, one output per sub-discriminator.
-        loss: The game.
+        loss: The game: ``hinge`` (generator clamped), ``hinge_linear`` (as published; taming, LlamaGen), ``hinge_patch_mean``
+            (Open-MAGVIT2, IBQ), ``least_squares``, or ``non_saturating`` (StyleGAN2, BSQ-ViT).
         reduction: How the losses of the sub-discriminators combine.
         weight: Weight of the adversarial term in the generator's objective, not in the discriminator's own.
         feature_weight: Weight of the feature-matching term; 0 spares a pass over the real signals.
         frozen_random: Never train the discriminator: its random features still guide the generator, as they did in the
             training of the published WavTokenizer, whose composite discriminator was in no optimiser.
+        lecam_weight: Weight of LeCAM in the discriminator's objective: its logits must not run away from the moving average of
+            the other side's, which helps where data are few.
+        r1_weight: Weight (gamma) of the R1 penalty, half the squared gradient of the logits at real signals.
+        r1_every: Turns of the discriminator between two penalties, each that many times as heavy.
 
     Raises:
-        ValueError: If ``loss`` or ``reduction`` is unknown, or a weight is negative.
+        ValueError: If ``loss`` or ``reduction`` is unknown, a weight is negative, ``r1_every`` is not positive, or R1 is asked
+            for with batch normalisation, which makes the gradient of one item that of all.
     """
+
+    lecam_means: Tensor
+    r1_turns: Tensor
 
     def __init__(
         self,
         discriminator: nn.Module,
-        loss: Literal["hinge", "least_squares"] = "hinge",
+        loss: Loss = "hinge",
         reduction: Literal["mean", "sum"] = "mean",
         weight: float = 1.0,
         feature_weight: float = 1.0,
         frozen_random: bool = False,
+        lecam_weight: float = 0.0,
+        r1_weight: float = 0.0,
+        r1_every: int = 16,
     ) -> None:
         super().__init__()
         if loss not in GENERATOR_LOSSES:
             raise ValueError(f"loss must be one of {sorted(GENERATOR_LOSSES)}, got {loss!r}")
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}")
-        if weight < 0 or feature_weight < 0:
-            raise ValueError(f"weight and feature_weight must be >= 0, got {weight} and {feature_weight}")
+        if min(weight, feature_weight, lecam_weight, r1_weight) < 0:
+            given = f"{weight}, {feature_weight}, {lecam_weight} and {r1_weight}"
+            raise ValueError(f"weight, feature_weight, lecam_weight and r1_weight must be >= 0, got {given}")
+        if r1_every < 1:
+            raise ValueError(f"r1_every must be at least 1, got {r1_every}")
+        if r1_weight and any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in discriminator.modules()):
+            raise ValueError(
+                "r1_weight needs a discriminator without batch normalisation, e.g. with normalisation per group"
+            )
         self.discriminator = discriminator
         self.loss = loss
         self.reduction: Literal["mean", "sum"] = reduction
         self.weight = weight
         self.feature_weight = feature_weight
         self.frozen_random = frozen_random
+        self.lecam_weight, self.r1_weight, self.r1_every = lecam_weight, r1_weight, r1_every
+        if lecam_weight:
+            self.register_buffer("lecam_means", torch.zeros(2))  # moving averages of the real and the fake logits
+        if r1_weight:
+            self.register_buffer("r1_turns", torch.zeros((), dtype=torch.long))
         if frozen_random:
             self.discriminator.requires_grad_(False)
 
     def discriminator_loss(self, real: Tensor, fake: Tensor, condition: Tensor | None = None) -> Tensor:
-        """What the discriminator minimises.
+        """What the discriminator minimises: the game and, where they have a weight, LeCAM and R1.
 
         Args:
             real: Real signals.
@@ -131,9 +191,32 @@ class Adversary(nn.Module):
         """
         if self.frozen_random:
             return real.new_zeros(())
-        pairs = zip(self.discriminator(real, condition), self.discriminator(fake.detach(), condition), strict=True)
+        reals, fakes = self.discriminator(real, condition), self.discriminator(fake.detach(), condition)
         loss = DISCRIMINATOR_LOSSES[self.loss]
-        return _reduce([loss(r.logits, f.logits) for r, f in pairs], self.reduction)
+        pairs = zip(reals, fakes, strict=True)
+        total = _reduce([loss(r.logits, f.logits) for r, f in pairs], self.reduction)
+        if self.lecam_weight:
+            total = total + self.lecam_weight * self._lecam(_mean_logit(reals), _mean_logit(fakes))
+        if self.r1_weight:
+            if int(self.r1_turns) % self.r1_every == 0:
+                total = total + self.r1_every * self.r1_weight / 2 * self._r1(real, condition)
+            self.r1_turns += 1
+        return total
+
+    def _lecam(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The penalty against the averages so far, which then move."""
+        average_real, average_fake = self.lecam_means.clone().unbind()
+        penalty = F.relu(real - average_fake).square() + F.relu(average_real - fake).square()
+        self.lecam_means.lerp_(torch.stack([real, fake]).detach().float(), 1 - LECAM_DECAY)
+        return penalty
+
+    def _r1(self, real: Tensor, condition: Tensor | None) -> Tensor:
+        """Mean squared norm of the logits' gradient at real signals, itself with a gradient."""
+        with torch.autocast(real.device.type, enabled=False):
+            real = real.detach().float().requires_grad_()
+            logits = torch.stack([output.logits.sum() for output in self.discriminator(real, condition)]).sum()
+            (gradient,) = torch.autograd.grad(logits, real, create_graph=True)
+        return gradient.square().flatten(1).sum(dim=1).mean()
 
     def generator_loss(self, real: Tensor, fake: Tensor, condition: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the generator minimises; its gradient reaches ``fake`` only, never the discriminator's parameters.
@@ -155,6 +238,10 @@ class Adversary(nn.Module):
         if not targets:
             return adversarial, adversarial.new_zeros(())
         return adversarial, self.feature_weight * feature_matching_loss(targets, outputs, self.reduction)
+
+
+def _mean_logit(outputs: Sequence[DiscriminatorOutput]) -> Tensor:
+    return torch.stack([output.logits.float().mean() for output in outputs]).mean()
 
 
 def _reduce(losses: list[Tensor], reduction: Literal["mean", "sum"]) -> Tensor:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 _OPERATORS = (
     "_linear_pointwise",
     "_convolution_pointwise",
+    "_convolution_pointwise_",
     "_reorder_convolution_weight",
     "_reorder_mkldnn_rnn_layer_weight",
 )
@@ -80,11 +81,34 @@ class PointwiseConv1d(nn.Conv1d):
         return linear(x.mT, self.weight[:, :, 0], self.bias).mT if usable(x) else super().forward(x)
 
 
+class PointwiseConv2d(nn.Conv2d):
+    """``nn.Conv2d`` of one tap, a matrix product through oneDNN that leaves channels last where they are."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not usable(x):
+            return super().forward(x)
+        return linear(x.permute(0, 2, 3, 1), self.weight[:, :, 0, 0], self.bias).permute(0, 3, 1, 2)
+
+
 class GroupNorm1d(nn.GroupNorm):
     """``nn.GroupNorm`` of ``[B, C, N]`` that leaves channels last where they are."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x[:, :, None])[:, :, 0]
+
+
+def add_conv2d(total: Tensor, x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """``total + layer(x)``; written over ``total``, channels last, in one oneDNN operator where :func:`usable`."""
+    if not (usable(x) and usable(total)):
+        return total + layer(x)
+    total = total.contiguous(memory_format=torch.channels_last)
+    x = x.contiguous(memory_format=torch.channels_last)
+    geometry = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
+    accumulate = torch.ops.mkldnn._convolution_pointwise_.binary
+    return accumulate(total, x, layer.weight, layer.bias, *geometry, "add", 1.0, None, [], None)
 
 
 # -- layers whose weights are packed once ----------------------------------------------------------------------------------
@@ -123,6 +147,31 @@ class PackedConv1d(Packed):
         rows = x.mT.contiguous().mT[:, :, None]  # [B, C, 1, N]
         convolve = torch.ops.mkldnn._convolution_pointwise
         return convolve(rows, self.weight, self.bias, *self.geometry, "none", [], "")[:, :, 0]
+
+
+class PackedUpsampling2d(Packed):
+    """Nearest-neighbour doubling and a 3x3 convolution, as 2x2 convolutions of the small map: four ninths of the products.
+
+    Each pixel of the doubled map sees two by two pixels of the small one, by weights that are sums of the nine; which sums, depends
+    on whether its row and column are even or odd. Results differ from the plain order by rounding.
+    """
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        super().__init__(layer)
+        # [phase, tap, row]: even rows see the row before and their own, odd rows their own and the row after
+        taps = layer.weight.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
+        weight = torch.einsum("pay,qbx,oiyx->pqoiab", taps, taps, layer.weight.detach()).flatten(0, 2)
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.bias = None if layer.bias is None else layer.bias.detach().repeat(4)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        batch, _, height, width = x.shape
+        phases = F.conv2d(x, self.weight, self.bias, padding=1).permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1))
+        out = x.new_empty(batch, height, 2, width, 2, phases.shape[-1])
+        for p in range(2):
+            for q in range(2):
+                out[:, :, p, :, q] = phases[:, p : p + height, q : q + width, p, q]
+        return out.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 class PackedLSTM(Packed):

@@ -254,6 +254,8 @@ class IndexBackpropQuantizer(Quantizer):
     def _loss(self, z: Tensor, soft: Tensor, hard: Tensor, logits: Tensor, mask: Tensor | None) -> Tensor:
         if mask is not None:
             z, soft, hard, logits = z[mask], soft[mask], hard[mask], logits[mask]
-        loss = F.mse_loss(soft, z) + F.mse_loss(hard.detach(), z) + self.commitment_weight * F.mse_loss(hard, z.detach())
+        loss = (
+            F.mse_loss(soft, z) + F.mse_loss(hard.detach(), z) + self.commitment_weight * F.mse_loss(hard, z.detach())
+        )
         entropy = entropy_loss(logits.reshape(-1, logits.shape[-1]) / self.temperature)
         return loss + self.entropy_weight * entropy

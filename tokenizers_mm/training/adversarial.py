@@ -48,6 +48,11 @@ class AdversarialModule(LightningModule):
         ema_decay: Decay of the weight average used in validation and export; None for no average.
         init_from: Start from the weights of this codec: a folder, a card's name, or ``hf:owner/name``.
         discriminator_start: First step of the adversarial game; before it its terms are zero.
+        generator_start: First step at which the codec hears the adversaries, where that is to be later: discriminators that
+            trained alone for a while spare it their first, random opinions.
+        adaptive_cap: Scale each adversarial term so that its gradient at the codec's ``last_layer`` is as long as that of the
+            reconstruction losses (times the adversary's weight), by a factor of at most this; None scales nothing. VQGAN
+            (Esser et al., 2021) has 10000, and a weight of 0.8.
         discriminator_every: Steps between updates of the discriminators.
         discriminator_segment: The adversaries see a random crop of this many samples along every axis past the channels; None
             shows them everything.
@@ -72,6 +77,8 @@ class AdversarialModule(LightningModule):
         discriminator_every: int = 1,
         discriminator_segment: int | None = None,
         num_conditions: int = 1,
+        generator_start: int = 0,
+        adaptive_cap: float | None = None,
     ) -> None:
         super().__init__()
         if not adversaries:
@@ -79,6 +86,11 @@ class AdversarialModule(LightningModule):
         for name, value in {"discriminator_every": discriminator_every, "num_conditions": num_conditions}.items():
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
+        if adaptive_cap is not None and (adaptive_cap <= 0 or not hasattr(codec, "last_layer")):
+            raise ValueError(
+                f"adaptive_cap must be positive and needs a codec with a last_layer, "
+                f"got {adaptive_cap:g} with {type(codec).__name__}"
+            )
         self.automatic_optimization = False
         self.objective = Objective(codec, losses, loss_weights, quantizer_weight, ema_decay)
         self.adversaries = nn.ModuleDict(adversaries)
@@ -88,6 +100,7 @@ class AdversarialModule(LightningModule):
         self.init_from = init_from
         self.discriminator_start, self.discriminator_every = discriminator_start, discriminator_every
         self.discriminator_segment, self.num_conditions = discriminator_segment, num_conditions
+        self.generator_start, self.adaptive_cap = generator_start, adaptive_cap
 
     @property
     def codec(self) -> Codec:
@@ -121,7 +134,8 @@ class AdversarialModule(LightningModule):
             real, fake = random_crop(result.real, result.fake, self.discriminator_segment)
             if turn % self.discriminator_every == 0:
                 self._discriminator_turn(real, fake.detach())
-            loss = loss + self._generator_terms(real, fake)
+            if self.global_step >= self.generator_start:
+                loss = loss + self._generator_terms(real, fake, loss)
         require_finite(loss.detach(), result.terms, self.global_step)
         self._optimize(0, loss)
         self.objective.update_average()
@@ -137,15 +151,28 @@ class AdversarialModule(LightningModule):
         self._optimize(1, torch.stack(list(terms.values())).sum())
         self.log_dict({f"train/discriminator/{name}": value.detach() for name, value in terms.items()})
 
-    def _generator_terms(self, real: Tensor, fake: Tensor) -> Tensor:
+    def _generator_terms(self, real: Tensor, fake: Tensor, reconstruction: Tensor) -> Tensor:
         condition = self._draw_condition(real)
         total = fake.new_zeros(())
         for name, adversary in self._games():
             adversarial, features = adversary.generator_loss(real, fake, condition)
+            if self.adaptive_cap is not None and adversary.weight:
+                scale = self._adaptive_scale(reconstruction, adversarial / adversary.weight)
+                adversarial = scale * adversarial
+                self.log(f"train/adaptive/{name}", scale)
             total = total + adversarial + features
             self.log(f"train/adversarial/{name}", adversarial.detach())
             self.log(f"train/features/{name}", features.detach())
         return total
+
+    def _adaptive_scale(self, reconstruction: Tensor, adversarial: Tensor) -> Tensor:
+        """How many times longer the reconstruction's gradient is at the last layer; the quantizer's loss has none there."""
+        layer = cast(Tensor, self.objective.codec.last_layer)
+        lengths = [
+            torch.autograd.grad(term, layer, retain_graph=True)[0].float().norm()
+            for term in (reconstruction, adversarial)
+        ]
+        return (lengths[0] / (lengths[1] + 1e-4)).clamp(max=self.adaptive_cap)
 
     def _games(self) -> list[tuple[str, Adversary]]:
         return [(name, cast(Adversary, adversary)) for name, adversary in self.adversaries.items()]

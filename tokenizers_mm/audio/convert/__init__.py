@@ -14,5 +14,7 @@ CONVERTERS: dict[str, Converter] = {
     "encodec": convert_encodec,
     "encodec-lm": convert_encodec_lm,
     "mimi": convert_mimi,
-    "snac": convert_snac, "vocos": convert_vocos, "wavtokenizer": convert_wavtokenizer,
+    "snac": convert_snac,
+    "vocos": convert_vocos,
+    "wavtokenizer": convert_wavtokenizer,
 }

@@ -1,7 +1,7 @@
 """Original DAC checkpoints (``weights*.pth`` of descript-audio-codec) to ours.
 
-They hold ``state_dict``, convolutions weight-normalised, and ``metadata`` with the network's arguments. Ours hold the merged weights,
-as the files on the hub do; sizes are read from the weights, only the sample rate needs the metadata.
+They hold ``state_dict``, convolutions weight-normalised, and ``metadata`` with the network's arguments. Ours hold the merged
+weights, as the files on the hub do; sizes are read from the weights, only the sample rate needs the metadata.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def infer_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
     def size(key: str, axis: int) -> int:
         if key not in tensors or tensors[key].ndim <= axis:
-            raise ValueError(f"not a DAC checkpoint: missing key {key}" if key not in tensors else f"{key} has no axis {axis}")
+            raise ValueError(
+                f"not a DAC checkpoint: missing key {key}" if key not in tensors else f"{key} has no axis {axis}"
+            )
         return tensors[key].shape[axis]
 
     def count(pattern: str) -> int:
@@ -145,5 +147,7 @@ def _sample_rate(source: Path, config: Path | None, allow_pickle: bool) -> int:
     metadata = content.get("metadata") if isinstance(content, dict) else None
     kwargs = metadata.get("kwargs") if isinstance(metadata, dict) else None
     if not isinstance(kwargs, dict) or "sample_rate" not in kwargs:
-        raise ValueError(f"{source} has no metadata.kwargs.sample_rate: give a JSON file with sample_rate as config (--config)")
+        raise ValueError(
+            f"{source} has no metadata.kwargs.sample_rate: give a JSON file with sample_rate as config (--config)"
+        )
     return int(kwargs["sample_rate"])

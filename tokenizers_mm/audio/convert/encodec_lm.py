@@ -9,7 +9,7 @@ import torch
 from tokenizers_mm.audio.ecdc_lm import EcdcLM
 from tokenizers_mm.published import fit, read_checkpoint
 
-# Codebooks of a published model -> past steps that it sees, 3.5 seconds at 75 and at 150 steps/s. The files do not hold the latter.
+# Codebooks of a published model -> past steps that it sees, 3.5 seconds at 75 and 150 steps/s, which the files do not hold.
 PAST_CONTEXT = {32: 262, 16: 525}
 
 

@@ -68,7 +68,9 @@ def convert_mimi(
     arguments = {} if config is None else read_config(Path(config))
     arguments.pop("class", None)
     if unknown := arguments.keys() - {"num_codebooks", "network"}:
-        raise ValueError(f"{config} must hold arguments of Mimi (num_codebooks, network), got {', '.join(sorted(unknown))}")
+        raise ValueError(
+            f"{config} must hold arguments of Mimi (num_codebooks, network), got {', '.join(sorted(unknown))}"
+        )
     with torch.device("meta"):  # only its keys and shapes matter, the values all come from the file
         codec = Mimi(**arguments)
     renamed = {PREFIX + key: t for key, t in codec._from_hub(rename(tensors, codec.heads)).items()}

@@ -79,7 +79,9 @@ def parse_config(path: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"config must be a YAML file, got {path}")
     try:
         parts = yaml.safe_load(path.read_text(encoding="utf-8"))
-        names = {part: parts[part]["class_path"].rpartition(".")[2] for part in ("feature_extractor", "backbone", "head")}
+        names = {
+            part: parts[part]["class_path"].rpartition(".")[2] for part in ("feature_extractor", "backbone", "head")
+        }
         features, backbone, head = (dict(parts[part].get("init_args") or {}) for part in names)
         arguments = {
             "bandwidths": features.get("bandwidths", [1.5, 3.0, 6.0, 12.0]),
@@ -123,9 +125,7 @@ def _read_encodec(path: Path, codec: Vocos) -> Encodec:
             f"`hf download facebook/encodec_24khz model.safetensors --local-dir {path.parent}`"
         )
     arguments = {**codec.encodec.config, "num_codebooks": 32}  # as the published file has, whatever Vocos uses
-    with torch.device("meta"):
-        encodec = Encodec(**arguments)
-    encodec = encodec.to_empty(device="cpu")
+    encodec = Encodec(**arguments)
     encodec.load_weights(path)
     return encodec
 
@@ -134,7 +134,8 @@ def _check_codebooks(published: Tensor | None, codec: Vocos, path: Path) -> None
     """Refuse codebooks that Vocos trained on, or that belong to another EnCodec: encoding would use different ones."""
     if published is None:
         raise ValueError(f"the checkpoint does not fit Vocos: missing key {CODEBOOKS}")
-    layers: Any = codec.encodec.model.quantizer.layers
-    own = torch.cat([layer.codebook.embed for layer in layers])
+    own = torch.cat([codebook for key, codebook in codec.encodec.state_dict().items() if key.endswith("codebook.embed")])
     if published.shape != own.shape or not torch.allclose(published.to(own.dtype), own, atol=1e-6):
-        raise ValueError(f"{CODEBOOKS} are not the codebooks of the EnCodec at {path}: that is not the one it was trained with")
+        raise ValueError(
+            f"{CODEBOOKS} are not the codebooks of the EnCodec at {path}: that is not the one it was trained with"
+        )

@@ -24,7 +24,9 @@ def from_transformers(name: str) -> Any:
         ImportError: If the package is not installed, or too old to have it; the message says what to install.
     """
     try:
-        with torch.device("cpu"):  # whatever device a codec is being built on: imported modules make constants of their own
+        with torch.device(
+            "cpu"
+        ):  # whatever device a codec is being built on: imported modules make constants of their own
             return getattr(importlib.import_module("transformers"), name)
     except (ImportError, AttributeError) as error:
         raise ImportError(
@@ -38,7 +40,7 @@ class TransformersCodec(Codec):
     A subclass builds ``self.model`` and ``self.spec`` in ``__init__`` and implements ``_encode`` and ``_decode``.
     """
 
-    model: nn.Module
+    model: Any  # a PreTrainedModel
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> CodecOutput:
         raise NotImplementedError(f"{type(self).__name__} is for inference: its library has no training forward")

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from tokenizers_mm.audio.pretrained.base import TransformersCodec, from_transformers
@@ -77,7 +78,7 @@ class Encodec(TransformersCodec):
                 f"got {channels}, {num_codebooks} and {tuple(strides)}"
             )
         hop = math.prod(strides)
-        config = from_transformers("EncodecConfig")(
+        config = _network_config(
             target_bandwidths=_bandwidths(num_codebooks, math.ceil(sample_rate / hop) * int(math.log2(codebook_size))),
             sampling_rate=sample_rate,
             audio_channels=channels,
@@ -138,7 +139,9 @@ class Encodec(TransformersCodec):
         columns, quantizer = self.spec.num_codebooks, self.model.quantizer
         if not features.shape[-1]:
             return torch.zeros(len(features), 0, columns, dtype=torch.long, device=features.device)
-        per_codebook = math.log2(quantizer.codebook_size) * quantizer.frame_rate  # its way to ask for a number of codebooks
+        per_codebook = (
+            math.log2(quantizer.codebook_size) * quantizer.frame_rate
+        )  # its way to ask for a number of codebooks
         return rearrange(quantizer.encode(features, (columns + 0.5) * per_codebook / 1000), "q b t -> b t q")
 
     def _features(self, ids: Tensor) -> Tensor:
@@ -189,7 +192,7 @@ class Encodec(TransformersCodec):
         weight = total = mixed = None
         for part in windows:
             n = part.shape[-1]
-            if mixed is None or total is None or weight is None:
+            if weight is None or mixed is None or total is None:
                 if not self.spec.window:
                     yield part
                     return
@@ -203,7 +206,7 @@ class Encodec(TransformersCodec):
             mixed, total = nn.functional.pad(mixed, (0, longer)), nn.functional.pad(total, (0, longer))
             mixed[..., :n] += weight[:n] * part
             total[:n] += weight[:n]
-        if mixed is not None:
+        if mixed is not None and total is not None:
             yield mixed / total
 
     def encode_long(
@@ -280,8 +283,14 @@ class Encodec(TransformersCodec):
     def _kbps(self, columns: int) -> float:
         """The published bandwidths leave out what windows repeat: 6 kbit/s are 4 codebooks at 48 kHz, though 1 % more."""
         bits = self.spec.bits_per_step * columns / self.spec.num_codebooks
-        assert self.spec.hop is not None and self.spec.sample_rate is not None
-        return bits * self.spec.sample_rate / self.spec.hop[-1] / 1000
+        return bits * float(self.spec.sample_rate or 0) / math.prod(self.spec.hop or ()) / 1000
+
+
+def _network_config(**fields: Any) -> Any:
+    try:
+        return from_transformers("EncodecConfig")(**fields)
+    except StrictDataclassError as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def _bandwidths(num_codebooks: int, bits: int) -> tuple[float, ...]:

@@ -8,7 +8,6 @@ comes out of a convolution before the steps that it mirrors are there, and a str
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +21,7 @@ from transformers.models.encodec.modeling_encodec import (
 from tokenizers_mm.nn.conv import StreamState
 
 
-def stream(layers: Sequence[nn.Module], x: Tensor, state: StreamState, *, last: bool = False) -> Tensor:
+def stream(layers: nn.ModuleList, x: Tensor, state: StreamState, *, last: bool = False) -> Tensor:
     """What a stack of causal layers makes final of the next piece of a signal.
 
     Args:
@@ -48,7 +47,7 @@ def stream(layers: Sequence[nn.Module], x: Tensor, state: StreamState, *, last: 
     return x
 
 
-def ragged(layers: Sequence[nn.Module], x: Tensor, lengths: list[int]) -> Tensor:
+def ragged(layers: nn.ModuleList, x: Tensor, lengths: list[int]) -> Tensor:
     """The output of an encoder's causal layers over signals of unequal lengths, each as if it were alone.
 
     Args:
@@ -71,7 +70,7 @@ def ragged(layers: Sequence[nn.Module], x: Tensor, lengths: list[int]) -> Tensor
     return x
 
 
-def startup(layers: Sequence[nn.Module], steps: int = 1) -> int:
+def startup(layers: nn.ModuleList, steps: int = 1) -> int:
     """How many steps must go into a stream before the first ``steps`` come out."""
     for layer in reversed(layers):
         if isinstance(layer, EncodecResnetBlock):

@@ -1,9 +1,9 @@
 """Mimi: 24 kHz speech in 12.5 steps per second, one semantic and up to 31 acoustic codebooks, over ``transformers``' MimiModel.
 
-Défossez et al., "Moshi: a speech-text foundation model for real-time dialogue", 2024. The network is the library's; ours are exact
-streaming both ways (the library's decoder keeps no state between calls) and the authors' rule for lengths: a signal is
-padded with zeros to whole steps, where the library pads features inside the network, so that the last step of a signal that
-ends within it can differ from the library's and equals the original program's.
+Défossez et al., "Moshi: a speech-text foundation model for real-time dialogue", 2024. The network is the library's. Ours are
+exact streaming both ways (the library's decoder keeps no state between calls) and the authors' rule for lengths: a signal is
+padded with zeros to whole steps, where the library pads features inside the network; so the last step of a signal that ends
+within it equals the original program's and can differ from the library's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HALVES = (
 class Mimi(TransformersCodec):
     """Mono speech to split residual codebooks and back, causal; by default the published model with Moshi's 8 codebooks.
 
-    Any first codebooks of the network's 32 decode; the first alone is the semantic one (distilled from WavLM when it was trained).
+    Any first codebooks of the network's 32 decode; the very first is the semantic one, distilled from WavLM in its training.
 
     Args:
         num_codebooks: Codebooks that tokens have; the network keeps all of its own.
@@ -70,6 +70,8 @@ class Mimi(TransformersCodec):
         )
         for codebook in _codebooks(self):  # zero by default, which would make every random token 0
             nn.init.normal_(codebook.embed_sum)
+        with torch.no_grad():  # random weights decode to about [-1, 1] then
+            self.model.decoder.decoder_seanet.layers[-1].conv.weight.mul_(0.05)
         self.register_load_state_dict_post_hook(_forget_tables)
 
     # -- whole signals -----------------------------------------------------------------------------------------------------
@@ -92,7 +94,9 @@ class Mimi(TransformersCodec):
     @property
     def streamable(self) -> bool:
         config = self.model.config
-        return bool(config.use_causal_conv and config.trim_right_ratio == 1 and config.pad_mode in ("constant", "replicate"))
+        return bool(
+            config.use_causal_conv and config.trim_right_ratio == 1 and config.pad_mode in ("constant", "replicate")
+        )
 
     def _encode_step(self, x: Tensor, state: StreamState) -> Tensor:
         encoder = self.model.encoder

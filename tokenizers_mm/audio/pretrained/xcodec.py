@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F

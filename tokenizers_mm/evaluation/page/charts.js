@@ -24,6 +24,8 @@ function logTicks(low, high, steps) {
 }
 
 const plain = (value) => String(Number(value.toPrecision(6)));
+const compact = (value) => (value >= 1e6 ? `${plain(value / 1e6)}M` : value >= 1e3 ? `${plain(value / 1e3)}k` : plain(value));
+const decades = (low, high) => logTicks(low, high, [1]).filter((_, i, ticks) => ticks.length < 6 || (ticks.length - 1 - i) % 2 === 0);
 
 // -- quality against rate --------------------------------------------------------------------------
 
@@ -135,16 +137,15 @@ function healthCard(s, all) {
 }
 
 function curves(s, all) {
-  const width = 340, height = 206, frame = { left: 48, right: 332, top: 12, bottom: 166 };
+  const width = 340, height = 206, frame = { left: 58, right: 332, top: 12, bottom: 166 };
   const books = all.flatMap((other) => other.health.books);
   const most = Math.max(2, ...books.map((b) => b.size));
   const least = Math.min(...books.map((b) => Math.min(1 / b.size, 1 / b.count)));
   const x = scale([1, most], [frame.left, frame.right], true), y = scale([least, 1], [frame.bottom, frame.top], true);
-  const decades = (low, high) => logTicks(low, high, [1]);
-  const yTicks = decades(least, 1).filter((_, i, ticks) => ticks.length < 6 || (ticks.length - 1 - i) % 2 === 0);
+  const yTicks = decades(least, 1);
   const percent = (v) => `${plain(100 * v)} %`;
   const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Share of the ids by rank of the entry, ${s.name}` },
-    grid(frame, decades(1, most).map((v) => [x(v), plain(v)]), yTicks.map((v) => [y(v), percent(v)])),
+    grid(frame, decades(1, most).map((v) => [x(v), compact(v)]), yTicks.map((v) => [y(v), percent(v)])),
     svg("text", { x: frame.right, y: height - 4, "text-anchor": "end" }, "rank of the entry"));
   for (const size of new Set(s.health.books.map((b) => b.size)))
     chart.append(svg("path", { class: "ideal", d: `M${x(1)} ${y(1 / size)}H${x(size)}V${frame.bottom}` }));
@@ -159,13 +160,13 @@ function curves(s, all) {
 
 // Dead codes over time: entries seen so far, by ids seen so far.
 function seen(s, all) {
-  const width = 340, height = 176, frame = { left: 48, right: 332, top: 12, bottom: 136 };
+  const width = 340, height = 176, frame = { left: 58, right: 332, top: 12, bottom: 136 };
   const most = Math.max(2, ...all.flatMap((other) => other.health.books.map((b) => b.count)));
   const x = scale([1, most], [frame.left, frame.right], true), y = scale([0, 1], [frame.bottom, frame.top]);
   const last = s.health.books.map((b) => `${number(100 * (b.seen.at(-1)?.[1] ?? 0), 1)} %`);
   const ends = last.length > 4 ? [...last.slice(0, 4), "…"] : last;
   const chart = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Entries seen by ids seen, ${s.name}: ${ends.join(", ")} at the end` },
-    grid(frame, logTicks(1, most, [1]).filter((_, i, ticks) => ticks.length < 6 || i % 2 === 0).map((v) => [x(v), plain(v)]), [0, 0.5, 1].map((v) => [y(v), `${plain(100 * v)} %`])),
+    grid(frame, decades(1, most).map((v) => [x(v), compact(v)]), [0, 0.5, 1].map((v) => [y(v), `${plain(100 * v)} %`])),
     svg("text", { x: frame.right, y: height - 4, "text-anchor": "end" }, "ids seen"));
   for (const size of new Set(s.health.books.map((b) => b.size))) {
     const even = Array.from({ length: 60 }, (_, i) => most ** (i / 59)).map((n) => `${x(n)},${y(-Math.expm1(n * Math.log1p(-1 / size)))}`);

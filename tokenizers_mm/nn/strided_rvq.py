@@ -10,17 +10,21 @@ The ids of one coarse frame are one step of Q columns, level by level: for strid
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
 from tokenizers_mm.nn.quantizer import Quantized, Quantizer, best_code
 
+DECAY = 0.99  # of the average use of codes
 
-class FactorizedVQ(nn.Module):
+
+class StridedVQ(nn.Module):
     """One level: average over ``stride`` steps, project, nearest direction in the codebook, project back, repeat.
 
     Args:
@@ -30,12 +34,15 @@ class FactorizedVQ(nn.Module):
         stride: Steps that share a code.
     """
 
+    usage: Tensor  # moving average of how often a code is chosen, 1 for all alike
+
     def __init__(self, dim: int, codebook_size: int, codebook_dim: int, stride: int) -> None:
         super().__init__()
         self.stride = stride
         self.in_proj = weight_norm(nn.Conv1d(dim, codebook_dim, 1))
         self.out_proj = weight_norm(nn.Conv1d(codebook_dim, dim, 1))
         self.codebook = nn.Embedding(codebook_size, codebook_dim)
+        self.register_buffer("usage", torch.ones(codebook_size), persistent=False)
 
     def latents(self, z: Tensor) -> Tensor:
         """What is compared with the codebook, ``[B, D, T] -> [B, T / stride, codebook_dim]``."""
@@ -50,8 +57,30 @@ class FactorizedVQ(nn.Module):
         """Features of codes, ``[B, T / stride, codebook_dim] -> [B, D, T]``."""
         return self.out_proj(codes.mT).repeat_interleave(self.stride, dim=-1)
 
+    @torch.no_grad()
+    def revive(self, latents: Tensor, ids: Tensor, below: float) -> None:
+        """Follow which codes a training batch used; put those used less than ``below`` of the mean where its latents are.
 
-class MultiScaleVQ(Quantizer):
+        Args:
+            latents: ``[..., codebook_dim]``.
+            ids: What they became, ``[...]``.
+            below: Share of the mean use.
+        """
+        counts = torch.bincount(ids.flatten(), minlength=len(self.usage)).to(self.usage)
+        if parallel := dist.is_available() and dist.is_initialized():
+            dist.all_reduce(counts)
+        self.usage.lerp_(counts * len(counts) / counts.sum(), 1 - DECAY)
+        dead = (self.usage < below).nonzero()[:, 0]
+        if len(dead):
+            vectors = latents.reshape(-1, latents.shape[-1])
+            chosen = vectors[torch.randint(len(vectors), (len(dead),), device=vectors.device)]
+            self.codebook.weight[dead] = chosen.to(self.codebook.weight)
+            self.usage[dead] = 1.0
+            if parallel:
+                dist.broadcast(self.codebook.weight, 0)
+
+
+class StridedRVQ(Quantizer):
     """Residual levels of falling stride.
 
     Args:
@@ -60,6 +89,7 @@ class MultiScaleVQ(Quantizer):
         codebook_size: Entries of each codebook.
         codebook_dim: Width in which codes live.
         commitment_weight: Of the pull of features towards their codes, beside 1 for that of codes towards features.
+        revive_below: Training replaces codes used less than this share of the mean by vectors of the batch; 0 for never, as DAC.
 
     Shape:
         ``[B, T, D]`` with T a multiple of ``strides[0]``; ids ``[B, T / strides[0], Q]``.
@@ -75,13 +105,14 @@ class MultiScaleVQ(Quantizer):
         codebook_size: int = 4096,
         codebook_dim: int = 8,
         commitment_weight: float = 0.25,
+        revive_below: float = 0.1,
     ) -> None:
         super().__init__()
         check_strides(strides)
-        self.strides, self.commitment_weight = tuple(strides), commitment_weight
+        self.strides, self.commitment_weight, self.revive_below = tuple(strides), commitment_weight, revive_below
         self.levels = tuple(i for i, r in enumerate(strides) for _ in range(strides[0] // r))
         self.codebook_sizes = (codebook_size,) * len(self.levels)
-        self.quantizers = nn.ModuleList(FactorizedVQ(dim, codebook_size, codebook_dim, r) for r in strides)
+        self.quantizers = nn.ModuleList(StridedVQ(dim, codebook_size, codebook_dim, r) for r in strides)
 
     def forward(self, z: Tensor, mask: Tensor | None = None) -> Quantized:
         residual = z.mT  # B, D, T
@@ -91,7 +122,10 @@ class MultiScaleVQ(Quantizer):
             found = level.look_up(latents)
             codes = level.codebook(found)
             if self.training:
-                loss = loss + self._loss(latents, codes, mask, level.stride)
+                kept = slice(None) if mask is None else mask.unflatten(1, (-1, level.stride)).any(dim=-1)
+                loss = loss + self._loss(latents[kept], codes[kept])
+                if self.revive_below:
+                    level.revive(latents[kept], found[kept], self.revive_below)
                 codes = latents + (codes - latents).detach()
             features = level.expand(codes)
             residual, total = residual - features, total + features
@@ -103,14 +137,10 @@ class MultiScaleVQ(Quantizer):
         features = [level.expand(level.codebook(column)) for level, column in per_level]
         return sum(features[1:], features[0]).mT
 
-    def _stages(self) -> list[FactorizedVQ]:
-        return [stage for stage in self.quantizers if isinstance(stage, FactorizedVQ)]
+    def _stages(self) -> list[StridedVQ]:
+        return [stage for stage in self.quantizers if isinstance(stage, StridedVQ)]
 
-    def _loss(self, latents: Tensor, codes: Tensor, mask: Tensor | None, stride: int) -> Tensor:
-        """Both pulls, the mean over the codes whose steps ``mask`` ``[B, T]`` has."""
-        if mask is not None:
-            kept = mask.unflatten(1, (-1, stride)).any(dim=-1)
-            latents, codes = latents[kept], codes[kept]
+    def _loss(self, latents: Tensor, codes: Tensor) -> Tensor:
         commitment = F.mse_loss(latents, codes.detach())
         return self.commitment_weight * commitment + F.mse_loss(codes, latents.detach())
 
@@ -183,6 +213,5 @@ def time_order(strides: Sequence[int]) -> tuple[int, ...]:
 
 def check_strides(strides: Sequence[int]) -> None:
     """Raise ``ValueError`` unless strides are positive and each divides the one before it."""
-    pairs = zip(strides, strides[1:], strict=False)
-    if not strides or min(strides) < 1 or any(coarse % fine for coarse, fine in pairs):
+    if not strides or min(strides) < 1 or any(coarse % fine for coarse, fine in pairwise(strides)):
         raise ValueError(f"strides must be positive, each dividing the one before it, got {tuple(strides)}")
