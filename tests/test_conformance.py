@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
 from typing import Any
 
@@ -36,10 +35,23 @@ _SCALAR = {
     "initializer_range": 0.3,  # the library's 0.02 makes every token of such a small network the same
     "semantic_model_config": {**_SPEECH, "model_type": "wav2vec2-bert"},
 }
+_MIMI = {
+    "hidden_size": 16,
+    "num_filters": 2,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "codebook_dim": 16,
+    "vector_quantization_hidden_dimension": 16,
+    "upsample_groups": 16,
+}
 # By class: arguments that make a big network small and leave what its tokens are as it is.
 REDUCED: dict[str, dict[str, Any]] = {
     "Encodec": {"n_filters": 4, "dim": 16, "lstm_layers": 1},
     "DAC": {"encoder_dim": 8, "latent_dim": 32, "decoder_dim": 32},
+    "Mimi": {"network": _MIMI},
     "XCodec": {"acoustic": _DAC, "semantic": _HUBERT},
     "HiggsAudio": {"acoustic": _DAC, "semantic": _HUBERT},
     "XCodec2": {"network": _SCALAR},
@@ -51,7 +63,6 @@ REDUCED: dict[str, dict[str, Any]] = {
 }
 
 
-@functools.lru_cache(maxsize=2)
 def codec_of(name: str) -> tm.Codec:
     """A card's codec: the shipped weights, or random ones, of a reduced network where the published one is big."""
     card = registry.get_card(name)
@@ -99,7 +110,7 @@ def signal(codec: tm.Codec, batch: int, steps: float, seed: int = 0) -> torch.Te
     return SIGNALS[codec.spec.modality](codec, batch, steps, seed)
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=NAMES, scope="module")  # one codec after the other, each built once
 def codec(request: pytest.FixtureRequest) -> tm.Codec:
     return codec_of(request.param)
 

@@ -1,4 +1,4 @@
-"""Published layouts, written from their documentation with random values, load strictly and compute the same as independent code."""
+"""Published layouts with random values load strictly and compute what independent code does."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 from lightning.pytorch import Callback
-from toy_training import ToyData, adversarial, make_trainer, weights
+from toy_training import ToyCodec, ToyData, adversarial, make_trainer, weights
 
 from tokenizers_mm.training.adversarial import random_crop
 
@@ -122,3 +122,39 @@ def test_training_with_crops_changes_everything_that_should_learn(tmp_path):
 def test_wrong_numbers_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         adversarial(**wrong)
+
+
+def test_the_codec_hears_the_adversaries_later_than_they_learn(tmp_path):
+    module, record = adversarial(frozen=(False,), generator_start=3), Discriminators()
+    start = flat(module)
+    make_trainer(tmp_path, 5, callbacks=[record]).fit(module, ToyData())
+    assert all(changed(record.states, start))
+    assert ["train/adversarial/d0" in row for row in record.rows] == [False, False, False, True, True]
+
+
+def test_adaptive_terms_pull_at_the_last_layer_as_hard_as_the_reconstruction(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match="adaptive_cap .* last_layer, got 100 with ToyCodec"):
+        adversarial(adaptive_cap=100.0)
+    monkeypatch.setattr(ToyCodec, "last_layer", property(lambda codec: codec.decoder.weight), raising=False)
+    for cap, weight in ((1e9, 1.0), (1e9, 0.5), (0.001, 1.0)):
+        module = adversarial(frozen=(False,), adaptive_cap=cap)
+        module.adversaries["d0"].weight = weight
+        layer = module.objective.codec.last_layer
+        lengths = {}
+
+        def measured(real, fake, loss, module=module, layer=layer, lengths=lengths):
+            total = type(module)._generator_terms(module, real, fake, loss)
+            features = module.adversaries["d0"].generator_loss(real, fake, module._draw_condition(real))[1]
+            for name, term in (("reconstruction", loss), ("adversarial", total - features)):
+                lengths[name] = float(torch.autograd.grad(term, layer, retain_graph=True)[0].norm())
+            return total
+
+        module.num_conditions = 1
+        module._generator_terms = measured
+        record = Discriminators()
+        make_trainer(tmp_path, 1, callbacks=[record]).fit(module, ToyData())
+        scale = record.rows[0]["train/adaptive/d0"]
+        if cap < 1:
+            assert scale == pytest.approx(cap)
+        else:
+            assert lengths["adversarial"] == pytest.approx(weight * lengths["reconstruction"], rel=0.02)

@@ -117,7 +117,8 @@ class SNAC(Codec):
         self.block_frames = math.lcm(vq_strides[0], attention_window or 1)
         self.has_noise = noise
         self._noise: Noise = False
-        for module in self.modules():  # as DAC starts: biases would give all frames one direction, which is all that codes see
+        # as DAC starts: biases would give all frames one direction, and codes see nothing but directions
+        for module in self.modules():
             if isinstance(module, nn.Conv1d | nn.ConvTranspose1d) and module.bias is not None:
                 nn.init.zeros_(module.bias)
         self.spec = TokenSpec(

@@ -126,7 +126,7 @@ def select(metrics: Mapping[str, Metric], names: Iterable[str] | None) -> dict[s
     """
     chosen = list(metrics) if names is None else list(names)
     if unknown := [name for name in chosen if name not in metrics]:
-        near = difflib.get_close_matches(unknown[0], metrics, n=1)
+        near = difflib.get_close_matches(unknown[0], metrics, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"expected some of {sorted(metrics)}"
         raise ValueError(f"unknown metrics {unknown}: {hint}")
     return {name: metrics[name] for name in chosen}

@@ -70,7 +70,7 @@ def _torchmetrics(function: Callable[..., Tensor], least: int, **options: Any) -
     def value(pair: Pair) -> float:
         if min(pair.reference.shape[-2:]) < least:
             raise Unmeasurable(f"a side is shorter than {least} pixels")
-        return float(function(*(x.double() for x in pair.images), **options))
+        return float(function(*pair.images, **options))
 
     return value
 

@@ -1,8 +1,8 @@
 """VAR's image tokenizer: ten scales of tokens, coarse to fine, of which any first few decode.
 
-Tian et al., "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale Prediction", 2024. Its published code has no
-training of the tokenizer; here :meth:`VARTokenizer.forward` trains it, with the losses that the paper gives, and codes that fall
-out of use can be revived.
+Tian et al., "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale Prediction", 2024. Its published code cannot
+train the tokenizer; here :meth:`VARTokenizer.forward` does, with the losses that the paper gives, and codes that fall out of use
+can be revived.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -7,7 +7,7 @@ what the coarser ones left over. Ours can also revive codes that fall out of use
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 import numpy as np
 import torch
@@ -57,7 +57,7 @@ class MultiScaleQuantizer(nn.Module):
         revive_below: float = 0.0,
     ) -> None:
         super().__init__()
-        if not scales or any(a >= b for a, b in zip(scales, scales[1:], strict=False)) or scales[0] < 1:
+        if not scales or any(a >= b for a, b in pairwise(scales)) or scales[0] < 1:
             raise ValueError(f"scales must be growing sides of grids, got {list(scales)}")
         self.scales, self.commitment_weight = tuple(scales), commitment_weight
         self.steps = tuple(side**2 for side in scales)

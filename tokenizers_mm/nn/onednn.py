@@ -152,8 +152,8 @@ class PackedConv1d(Packed):
 class PackedUpsampling2d(Packed):
     """Nearest-neighbour doubling and a 3x3 convolution, as 2x2 convolutions of the small map: four ninths of the products.
 
-    Each pixel of the doubled map sees two by two pixels of the small one, by weights that are sums of the nine; which sums, depends
-    on whether its row and column are even or odd. Results differ from the plain order by rounding.
+    Each pixel of the doubled map sees two by two pixels of the small one, by weights that are sums of the nine; which sums,
+    depends on whether its row and column are even or odd. Results differ from the plain order by rounding.
     """
 
     def __init__(self, layer: nn.Conv2d) -> None:

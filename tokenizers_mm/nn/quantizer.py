@@ -80,7 +80,8 @@ def entropy_loss(logits: Tensor, diversity: float = 1.0) -> Tensor:
     """
     log_p = logits.log_softmax(dim=-1)
     mean = log_p.exp().mean(dim=0)
-    return -(log_p.exp() * log_p).sum(dim=-1).mean() + diversity * torch.special.xlogy(mean, mean).sum()
+    used = mean.clamp(min=torch.finfo(mean.dtype).tiny).log()  # codes that nothing is near have a gradient too
+    return -(log_p.exp() * log_p).sum(dim=-1).mean() + diversity * (mean * used).sum()
 
 
 class GradientCodebook(nn.Module):
@@ -109,6 +110,8 @@ class GradientCodebook(nn.Module):
     def codes(self) -> Tensor:
         """The codebook as it is compared, float32 ``[K, D]``."""
         codes = self.weight.float()
+        if self.usage is not None and torch.is_grad_enabled():
+            codes = codes.clone()  # revival writes over the weight before the backward pass comes
         return F.normalize(codes, dim=-1) if self.normalise else codes
 
     def nearest(self, z: Tensor) -> Tensor:

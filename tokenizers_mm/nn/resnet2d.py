@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from einops import rearrange
@@ -130,7 +131,7 @@ class Level2d(nn.Module):
     ) -> None:
         super().__init__()
         widths = [channels] + [out_channels] * blocks
-        self.blocks = nn.ModuleList(ResBlock2d(a, b, groups, dropout) for a, b in zip(widths, widths[1:], strict=False))
+        self.blocks = nn.ModuleList(ResBlock2d(a, b, groups, dropout) for a, b in pairwise(widths))
         self.attentions = nn.ModuleList(Attention2d(out_channels, groups) for _ in range(blocks if attention else 0))
         self.resample = resample or nn.Identity()
 

@@ -134,7 +134,9 @@ def _check_codebooks(published: Tensor | None, codec: Vocos, path: Path) -> None
     """Refuse codebooks that Vocos trained on, or that belong to another EnCodec: encoding would use different ones."""
     if published is None:
         raise ValueError(f"the checkpoint does not fit Vocos: missing key {CODEBOOKS}")
-    own = torch.cat([codebook for key, codebook in codec.encodec.state_dict().items() if key.endswith("codebook.embed")])
+    own = torch.cat(
+        [codebook for key, codebook in codec.encodec.state_dict().items() if key.endswith("codebook.embed")]
+    )
     if published.shape != own.shape or not torch.allclose(published.to(own.dtype), own, atol=1e-6):
         raise ValueError(
             f"{CODEBOOKS} are not the codebooks of the EnCodec at {path}: that is not the one it was trained with"

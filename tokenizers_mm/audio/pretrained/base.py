@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tokenizers_mm.codec import Codec, CodecOutput
 from tokenizers_mm.published import fit

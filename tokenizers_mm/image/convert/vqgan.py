@@ -63,7 +63,7 @@ def convert_llamagen(
 def convert_janus(
     source: str | Path, output: str | Path, *, config: str | Path | None = None, allow_pickle: bool = False
 ) -> Path:
-    """Turn the image tokenizer inside a Janus of ``transformers`` into a folder; arguments and errors as in :func:`convert_taming`.
+    """Turn the image tokenizer inside a Janus of ``transformers`` into a folder; errors as in :func:`convert_taming`.
 
     Args:
         source: ``.safetensors`` of ``JanusVQVAE``, or a shard of the whole model that has all of it.
