@@ -104,7 +104,9 @@ class DecodeStream:
             raise TypeError(f"tokens must be Tokens, got {type(tokens).__name__}: a decoding session takes no signals")
         self.codec._check_spec(tokens.spec)
         if bool((tokens.lengths != tokens.ids.shape[1]).any()):
-            raise ValueError(f"the items of a batch of sessions advance together, got lengths {tokens.lengths.tolist()}")
+            raise ValueError(
+                f"the items of a batch of sessions advance together, got lengths {tokens.lengths.tolist()}"
+            )
         if self.batch not in (None, len(tokens)):
             raise ValueError(f"tokens must keep the session's batch of {self.batch}, got {len(tokens)}")
         self.batch = len(tokens)

@@ -133,7 +133,7 @@ def test_the_codec_hears_the_adversaries_later_than_they_learn(tmp_path):
 
 
 def test_adaptive_terms_pull_at_the_last_layer_as_hard_as_the_reconstruction(tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match="adaptive_cap .* last_layer, got 100 with ToyCodec"):
+    with pytest.raises(ValueError, match=r"adaptive_cap .* last_layer, got 100 with ToyCodec"):
         adversarial(adaptive_cap=100.0)
     monkeypatch.setattr(ToyCodec, "last_layer", property(lambda codec: codec.decoder.weight), raising=False)
     for cap, weight in ((1e9, 1.0), (1e9, 0.5), (0.001, 1.0)):

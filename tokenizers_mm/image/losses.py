@@ -143,7 +143,7 @@ class VGGFeatures(nn.Module):
         super().__init__()
         from torchvision.models import vgg16
 
-        layers = cast(nn.Sequential, vgg16(weights=None, init_weights=False).features)[: self.CUTS[-1]]
+        layers = nn.Sequential(*list(vgg16(weights=None, init_weights=False).features.children())[: self.CUTS[-1]])
         if weights != "random":
             path = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE
             if not path.is_file():

@@ -66,7 +66,7 @@ def _psnr(images: tuple[Tensor, Tensor]) -> float:
     return float(peak_signal_noise_ratio(*images, data_range=1.0))
 
 
-def _torchmetrics(function: Callable[..., Tensor], least: int, **options: Any) -> Callable[[Pair], float]:
+def _torchmetrics(function: Callable[..., Any], least: int, **options: Any) -> Callable[[Pair], float]:
     def value(pair: Pair) -> float:
         if min(pair.reference.shape[-2:]) < least:
             raise Unmeasurable(f"a side is shorter than {least} pixels")

@@ -28,7 +28,10 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 class Picture(Protocol):
     """One image that can be decoded when it is needed."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Where it comes from, for messages."""
+        ...
 
     def pixels(self) -> Tensor:
         """``[3, H, W]``, uint8 or float32 in [0, 1]."""
@@ -116,13 +119,13 @@ class ImageSource:
             raise ValueError(f"no image in {kind} {self.path}" + (f", split {self.split!r}" if self.split else ""))
         return found
 
-    def _folder(self) -> list[FilePicture]:
+    def _folder(self) -> Sequence[Picture]:
         folder = Path(self.path)
         if not folder.is_dir():
             raise FileNotFoundError(f"no folder at {folder}")
         return [FilePicture(p, str(p)) for p in sorted(folder.rglob("*")) if _is_image(p.name) and p.is_file()]
 
-    def _manifest(self) -> list[FilePicture]:
+    def _manifest(self) -> Sequence[Picture]:
         manifest = Path(self.path)
         if not manifest.is_file():
             raise FileNotFoundError(f"no manifest at {manifest}")
@@ -135,10 +138,10 @@ class ImageSource:
         paths = [manifest.parent / row["path"] for row in rows if self.split is None or row["split"] == self.split]
         return [FilePicture(path, str(path)) for path in paths]
 
-    def _shards(self) -> list[FilePicture]:
+    def _shards(self) -> Sequence[Picture]:
         return [picture for shard in expand(self.path) for picture in _members(shard)]
 
-    def _named(self, kind: str) -> list[ItemPicture]:
+    def _named(self, kind: str) -> Sequence[Picture]:
         dataset = self._torchvision() if kind == "torchvision" else self._huggingface()
         label = self.dataset if kind == "torchvision" else self.path
         return [ItemPicture(dataset, i, self.column, f"{label}[{i}]") for i in range(len(dataset))]

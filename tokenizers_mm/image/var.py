@@ -1,8 +1,8 @@
 """VAR's image tokenizer: ten scales of tokens, coarse to fine, of which any first few decode.
 
-Tian et al., "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale Prediction", 2024. Its published code cannot
-train the tokenizer; here :meth:`VARTokenizer.forward` does, with the losses that the paper gives, and codes that fall out of use
-can be revived.
+Tian et al., "Visual Autoregressive Modeling: Scalable Image Generation via Next-Scale Prediction", 2024. Its published code
+cannot train the tokenizer; here :meth:`VARTokenizer.forward` does, with the losses that the paper gives, and codes that fall out
+of use can be revived.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Quantizers without a codebook whose codes are the signs of a few dimensions: LFQ and BSQ.
 
-Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation" (MAGVIT-v2), 2023; Zhao et al., "Image
-and Video Tokenization with Binary Spherical Quantization", 2024. Indices are integer arithmetic throughout, exact up to 62 bits in any type
-of features; the entropy of a step, over however many codes, is the exact sum over its bits, which are independent.
+Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation" (MAGVIT-v2), 2023; Zhao et al., "Image and
+Video Tokenization with Binary Spherical Quantization", 2024. Indices are integer arithmetic throughout, exact up to 62 bits
+in any type of features; the entropy of a step, over however many codes, is the exact sum over its bits, which are
+independent.
 """
 
 from __future__ import annotations
