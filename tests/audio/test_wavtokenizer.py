@@ -185,7 +185,7 @@ def test_sessions_refuse_what_does_not_fit() -> None:
     session.push(torch.zeros(2, 1, 100))
     with pytest.raises(ValueError, match="batch of 2"):
         session.push(torch.zeros(1, 1, 100))
-    with pytest.raises(ValueError, match="at least one push"):
+    with pytest.raises(ValueError, match="at least one sample"):
         codec.stream().flush()
     with pytest.raises(TypeError, match="int16"):
         session.push(torch.zeros(2, 1, 100, dtype=torch.int16))

@@ -13,8 +13,9 @@ from tokenizers_mm.image import losses
 RECIPES = sorted((registry.data_path("recipes") / "image").glob("*.yaml"))
 CARDS = {"vqgan-small": "vqgan-128", "vqgan-small-gan": "vqgan-128", "var-small": "var-128"}
 TINY = [
-    "trainer.max_steps=2",
-    "trainer.val_check_interval=2",
+    "trainer.max_steps=3",
+    "trainer.val_check_interval=3",
+    "trainer.log_every_n_steps=1",
     "trainer.accelerator=cpu",
     "trainer.enable_progress_bar=false",
     "trainer.precision=32-true",

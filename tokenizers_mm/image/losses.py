@@ -141,9 +141,9 @@ class VGGFeatures(nn.Module):
 
     def __init__(self, weights: str | None = None) -> None:
         super().__init__()
-        from torchvision.models import vgg16
+        from torchvision.models.vgg import cfgs, make_layers
 
-        layers = nn.Sequential(*list(vgg16(weights=None, init_weights=False).features.children())[: self.CUTS[-1]])
+        layers = nn.Sequential(*list(make_layers(cfgs["D"]).children())[: self.CUTS[-1]])
         if weights != "random":
             path = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / VGG16_FILE
             if not path.is_file():
