@@ -113,7 +113,7 @@ def test_published_configurations_have_published_numbers(name: str, rate: int, k
 
 @pytest.mark.parametrize("card", tm.list_codecs(), ids=lambda card: card.name)
 def test_a_shipped_recipe_trains_the_codec_of_every_card(card: Card) -> None:
-    """A card and the recipe of its codec give the class the same configuration; for weights of others a recipe of the class does."""
+    """The recipe of a codec gives the class the same configuration as its card; for weights of others, any of the class does."""
     if card.checkpoint and card.checkpoint.startswith("hf:"):
         pytest.skip("its weights are somebody else's, and so is its network")
     recipes = [yaml.safe_load(path.read_text()) for path in registry.data_path("recipes").rglob("*.yaml")]
