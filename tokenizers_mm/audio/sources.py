@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import warnings
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from tokenizers_mm.audio import files
+from tokenizers_mm.manifest import manifest_paths
 from tokenizers_mm.tokens import TokenSpec
 
 Kind = Literal["folder", "manifest", "LibriTTS", "LibriSpeech", "SpeechCommands"]
@@ -61,16 +61,7 @@ class AudioSource:
         return found
 
     def _manifest(self) -> list[Path]:
-        manifest = Path(self.path)
-        if not manifest.is_file():
-            raise FileNotFoundError(f"no manifest at {manifest}")
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or [], list(reader)
-        for column in ("path",) if self.split is None else ("path", "split"):
-            if column not in columns:
-                raise ValueError(f"{manifest} needs a column {column!r}, it has {list(columns)}")
-        return [manifest.parent / row["path"] for row in rows if self.split is None or row["split"] == self.split]
+        return manifest_paths(Path(self.path), self.split)
 
     def _torchaudio(self, kind: str) -> list[Path]:
         from torchaudio import datasets

@@ -120,7 +120,10 @@ def convert(
     from tokenizers_mm import registry
 
     folder = registry.converter(family)(source, output, config=config, allow_pickle=allow_pickle)
-    out.print(f"[green]converted[/]: tm.load({str(folder)!r}), or mmtok encode ... -c {folder}", highlight=False)
+    how = (
+        "give it with --lm" if family.endswith("-lm") else f"tm.load({str(folder)!r}), or mmtok encode ... -c {folder}"
+    )
+    out.print(f"[green]converted[/]: {how}", highlight=False)
 
 
 @app.command()

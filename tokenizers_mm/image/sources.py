@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import glob
 import re
 import tarfile
@@ -20,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from tokenizers_mm.image import files
+from tokenizers_mm.manifest import manifest_paths
 
 Kind = Literal["folder", "manifest", "shards", "torchvision", "huggingface"]
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
@@ -126,17 +126,7 @@ class ImageSource:
         return [FilePicture(p, str(p)) for p in sorted(folder.rglob("*")) if _is_image(p.name) and p.is_file()]
 
     def _manifest(self) -> Sequence[Picture]:
-        manifest = Path(self.path)
-        if not manifest.is_file():
-            raise FileNotFoundError(f"no manifest at {manifest}")
-        with manifest.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns, rows = reader.fieldnames or [], list(reader)
-        for column in ("path",) if self.split is None else ("path", "split"):
-            if column not in columns:
-                raise ValueError(f"{manifest} needs a column {column!r}, it has {list(columns)}")
-        paths = [manifest.parent / row["path"] for row in rows if self.split is None or row["split"] == self.split]
-        return [FilePicture(path, str(path)) for path in paths]
+        return [FilePicture(path, str(path)) for path in manifest_paths(Path(self.path), self.split)]
 
     def _shards(self) -> Sequence[Picture]:
         return [picture for shard in expand(self.path) for picture in _members(shard)]
