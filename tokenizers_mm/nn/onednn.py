@@ -133,6 +133,9 @@ class Packed:
     def _stamp(self) -> list[tuple[int, int]]:
         return [(tensor.data_ptr(), tensor._version) for tensor in self.sources]
 
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:  # copies and pickles of its owner pack anew
+        return type(None), ()
+
 
 class PackedConv1d(Packed):
     """A convolution without padding, its weight norm folded: ``[B, C, N] -> [B, C', N']``, channels last in memory."""
@@ -147,6 +150,28 @@ class PackedConv1d(Packed):
         rows = x.mT.contiguous().mT[:, :, None]  # [B, C, 1, N]
         convolve = torch.ops.mkldnn._convolution_pointwise
         return convolve(rows, self.weight, self.bias, *self.geometry, "none", [], "")[:, :, 0]
+
+
+class PackedConvTranspose1d(Packed):
+    """A transposed convolution, its weight norm folded and its bias left out: ``[B, C, N] -> [B, C', (N - 1) * stride + taps]``.
+
+    One matrix product and a sum of shifted blocks: PyTorch's own takes several times as long over the few steps of a stream.
+    """
+
+    def __init__(self, layer: nn.ConvTranspose1d) -> None:
+        super().__init__(layer)
+        self.stride, self.taps = layer.stride[0], layer.kernel_size[0]
+        self.weight = layer.weight.detach().flatten(1).T.contiguous()  # [C' * taps, C]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        steps = x.shape[-1]
+        parts = linear(x.mT, self.weight, None).unflatten(-1, (-1, self.taps)).transpose(1, 2)  # [B, C', N, taps]
+        out = x.new_zeros(len(x), parts.shape[1], (steps - 1 + -(-self.taps // self.stride)) * self.stride)
+        for start in range(0, self.taps, self.stride):
+            block = parts[..., start : start + self.stride]
+            place = out[..., start : start + steps * self.stride].unflatten(-1, (steps, self.stride))
+            place[..., : block.shape[-1]] += block
+        return out[..., : (steps - 1) * self.stride + self.taps]
 
 
 class PackedUpsampling2d(Packed):
@@ -175,11 +200,11 @@ class PackedUpsampling2d(Packed):
 
 
 class PackedLSTM(Packed):
-    """A forward-only LSTM with ``batch_first``, called like ``nn.LSTM``."""
+    """A forward-only LSTM, called like ``nn.LSTM``."""
 
     def __init__(self, layer: nn.LSTM) -> None:
         super().__init__(layer)
-        self.size = layer.hidden_size
+        self.size, self.batch_first = layer.hidden_size, layer.batch_first
         self.layers = []
         for w_ih, w_hh, *biases in layer.all_weights:
             weights = torch.ops.mkldnn._reorder_mkldnn_rnn_layer_weight(
@@ -188,17 +213,30 @@ class PackedLSTM(Packed):
             self.layers.append((*weights, *(bias.detach() for bias in biases)))
 
     def __call__(self, x: Tensor, memory: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        x = (x.transpose(0, 1) if self.batch_first else x).contiguous()
         if memory is None:
-            zeros = x.new_zeros(len(self.layers), len(x), self.size)
+            zeros = x.new_zeros(len(self.layers), x.shape[1], self.size)
             memory = (zeros, zeros)
-        x, hidden, cells = x.transpose(0, 1).contiguous(), [], []
+        hidden, cells = [], []
         for weights, h, c in zip(self.layers, *memory, strict=True):
             x, h, c, _ = torch.ops.aten.mkldnn_rnn_layer(
                 x, *weights, h[None], c[None], False, [], _LSTM, self.size, 1, True, False, False, False
             )
             hidden.append(h)
             cells.append(c)
-        return x.transpose(0, 1), (torch.cat(hidden), torch.cat(cells))
+        return x.transpose(0, 1) if self.batch_first else x, (torch.cat(hidden), torch.cat(cells))
+
+
+def packed(owner: nn.Module, layer: nn.Module, x: Tensor, kind: Callable[..., Packed]) -> Callable[..., Any]:
+    """``layer``, or where ``x`` allows it, what stands in for it: packed at first use in evaluation and kept by ``owner``."""
+    if owner.training or not usable(x):
+        return layer
+    held = owner.__dict__.get("_packed")
+    if held is None or not held.fits(layer):
+        if any(tensor.is_inference() for tensor in layer.parameters()):  # their changes aren't counted
+            return layer
+        held = owner.__dict__["_packed"] = kind(layer)
+    return cast(Callable[..., Any], held)
 
 
 class Packing(nn.Module):
@@ -212,13 +250,7 @@ class Packing(nn.Module):
 
     def packed(self, layer: nn.Module, x: Tensor, kind: Callable[..., Packed]) -> Callable[..., Any]:
         """``layer``, or where ``x`` allows it, what stands in for it."""
-        if self.training or not usable(x):
-            return layer
-        if self._packed is None or not self._packed.fits(layer):
-            if any(tensor.is_inference() for tensor in layer.parameters()):  # their changes aren't counted
-                return layer
-            self._packed = kind(layer)
-        return cast(Callable[..., Any], self._packed)
+        return packed(self, layer, x, kind)
 
     def train(self, mode: bool = True) -> Self:
         self._packed = None
@@ -227,6 +259,3 @@ class Packing(nn.Module):
     def _apply(self, fn: Callable, recurse: bool = True) -> Self:
         self._packed = None
         return super()._apply(fn, recurse)
-
-    def __getstate__(self) -> dict[str, Any]:  # copies and pickles pack anew
-        return {**self.__dict__, "_packed": None}

@@ -18,7 +18,9 @@ from transformers.models.encodec.modeling_encodec import (
     EncodecResnetBlock,
 )
 
+from tokenizers_mm.audio.pretrained.causal import overlap_add
 from tokenizers_mm.nn.conv import StreamState
+from tokenizers_mm.nn.onednn import PackedConv1d, PackedLSTM, packed
 
 
 def stream(layers: nn.ModuleList, x: Tensor, state: StreamState, *, last: bool = False) -> Tensor:
@@ -37,7 +39,7 @@ def stream(layers: nn.ModuleList, x: Tensor, state: StreamState, *, last: bool =
         if isinstance(layer, EncodecConv1d):
             x = _stream_conv(layer, x, state, last)
         elif isinstance(layer, EncodecConvTranspose1d):
-            x = _stream_transposed(layer, x, state)
+            x = overlap_add(layer, layer.conv, x, state) if x.shape[-1] else _nothing(layer, x)
         elif isinstance(layer, EncodecLSTM):
             x = _stream_lstm(layer, x, state)
         elif isinstance(layer, EncodecResnetBlock):
@@ -109,25 +111,17 @@ def _stream_conv(layer: EncodecConv1d, x: Tensor, state: StreamState, last: bool
         x = layer._pad1d(x, (0, -(x.shape[-1] - padding) % stride), layer.pad_mode)
     used = (x.shape[-1] - padding) // stride * stride
     state[layer] = x[..., used:].clone()  # a view would keep all of x alive
-    return layer.conv(x[..., : used + padding]) if used else _nothing(layer, x)
-
-
-def _stream_transposed(layer: EncodecConvTranspose1d, x: Tensor, state: StreamState) -> Tensor:
-    """What a step adds to the following ones is computed again with them, from the steps before that ``state`` holds."""
-    if not x.shape[-1]:
+    if not used:
         return _nothing(layer, x)
-    stride, new = layer.conv.stride[0], x.shape[-1]
-    x = _join(state.get(layer), x)
-    reach = -(-layer.conv.kernel_size[0] // stride) - 1
-    state[layer] = x[..., max(0, x.shape[-1] - reach) :].clone()
-    return layer.conv(x)[..., (x.shape[-1] - new) * stride : x.shape[-1] * stride]
+    x = x[..., : used + padding]
+    return packed(layer.conv, layer.conv, x, PackedConv1d)(x)
 
 
 def _stream_lstm(layer: EncodecLSTM, x: Tensor, state: StreamState) -> Tensor:
     if not x.shape[-1]:
         return x
     steps = x.permute(2, 0, 1)
-    hidden, state[layer] = layer.lstm(steps, state.get(layer))
+    hidden, state[layer] = packed(layer.lstm, layer.lstm, x, PackedLSTM)(steps, state.get(layer))
     return (hidden + steps).permute(1, 2, 0)
 
 
