@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from tokenizers_mm.audio import WavTokenizer
 from tokenizers_mm.nn import onednn, seanet
 from tokenizers_mm.nn.conv import PaddedConv1d
+from tokenizers_mm.nn.onednn import PackedConv1d, PackedConvTranspose1d, packed
 from tokenizers_mm.nn.seanet import ResidualLSTM, SEANetEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32")  # of mkldnn.flags
@@ -219,3 +220,52 @@ def test_a_codec_gives_the_tokens_and_the_signal_that_pytorch_gives(encoder) -> 
     with torch.backends.mkldnn.flags(enabled=False):
         assert codec.encode(x) == tokens
         torch.testing.assert_close(codec.decode(tokens), wave, rtol=1e-4, atol=1e-5)
+
+
+@needs_onednn
+@given(
+    steps=st.integers(1, 300),
+    taps=st.integers(1, 8),
+    stride=st.integers(1, 4),
+    batch=st.integers(1, 2),
+    channels=st.sampled_from([1, 6]),
+)
+@settings(max_examples=40, deadline=None)
+def test_packed_transposed_convolutions_equal_plain(
+    steps: int, taps: int, stride: int, batch: int, channels: int
+) -> None:
+    torch.manual_seed(steps)
+    layer = nn.ConvTranspose1d(channels, 5, taps, stride, bias=False).eval()
+    x = torch.randn(batch, channels, steps)
+    with torch.no_grad():
+        found, wanted = packed(layer, layer, x, PackedConvTranspose1d)(x), layer(x)
+    assert found.shape == wanted.shape
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+@given(steps=st.integers(1, 300), taps=st.integers(1, 7), stride=st.integers(1, 4), dilation=st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_packed_convolutions_equal_plain_over_few_steps_and_many(
+    steps: int, taps: int, stride: int, dilation: int
+) -> None:
+    torch.manual_seed(steps)
+    layer = nn.Conv1d(4, 6, taps, stride, dilation=dilation).eval()
+    x = torch.randn(2, 4, (taps - 1) * dilation + 1 + (steps - 1) * stride)
+    with torch.no_grad():
+        found, wanted = packed(layer, layer, x, PackedConv1d)(x), layer(x)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_a_foreign_layer_keeps_its_packing_out_of_copies_and_notices_new_weights() -> None:
+    layer = nn.ConvTranspose1d(3, 4, 4, 2).eval()
+    x = torch.randn(1, 3, 5)
+    with torch.no_grad():
+        packed(layer, layer, x, PackedConvTranspose1d)
+        twin = copy.deepcopy(layer)
+        assert torch.equal(twin(x), layer(x))
+        layer.weight.mul_(2)
+        bare = packed(layer, layer, x, PackedConvTranspose1d)(x) + layer.bias[:, None]
+        torch.testing.assert_close(bare, layer(x))
+        assert not torch.equal(twin(x), layer(x))
