@@ -1,4 +1,4 @@
-"""What the wrappers of ``transformers`` codecs share, of every modality: the class is imported on first use, weights load strictly."""
+"""What the wrappers of ``transformers`` codecs share: the class is imported on first use, its weights load strictly."""
 
 from __future__ import annotations
 

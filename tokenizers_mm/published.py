@@ -49,7 +49,7 @@ def read_checkpoint(
         if _is_torchscript(source):
             return _program_tensors(source, allow_pickle)
         content = torch.load(source, map_location="cpu", weights_only=not allow_pickle)
-    except _NoConsent as error:
+    except _ConsentError as error:
         raise ValueError(str(error)) from None
     except Exception as error:  # a damaged file can fail in any way
         if names := _pickled_objects(source):
@@ -109,7 +109,7 @@ def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [""])[0] or type(error).__name__
 
 
-class _NoConsent(Exception):
+class _ConsentError(Exception):
     """A file that can run code may only be read by somebody who says so."""
 
 
@@ -123,12 +123,14 @@ def _is_torchscript(source: Path) -> bool:
 
 def _program_tensors(source: Path, allow_pickle: bool) -> dict[str, Tensor]:
     if not allow_pickle:
-        raise _NoConsent(
+        raise _ConsentError(
             f"{source} is a TorchScript program, and loading one can run code that it carries; if you trust its author, "
             "consent with allow_pickle=True (--allow-pickle)"
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript itself; the published files are what they are
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of TorchScript itself; the published files are what they are
         return dict(torch.jit.load(source, map_location="cpu").state_dict())
 
 

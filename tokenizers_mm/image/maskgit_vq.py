@@ -1,6 +1,7 @@
 """MaskGIT's VQGAN: images to a grid of tokens without attention; its codes are also what TiTok first learns to predict.
 
-Chang et al., "MaskGIT: Masked Generative Image Transformer", 2022. Images of any size are padded to the grid and returned exactly.
+Chang et al., "MaskGIT: Masked Generative Image Transformer", 2022. Images of any size are padded to the grid and returned
+exactly.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from tokenizers_mm.quantizers import usage
 from tokenizers_mm.tokens import Tokens
 
 
-def maskgit_decoder(dim: int, channels: int, multipliers: Sequence[int], blocks: int, groups: int) -> AttentionFreeDecoder2d:
+def maskgit_decoder(
+    dim: int, channels: int, multipliers: Sequence[int], blocks: int, groups: int
+) -> AttentionFreeDecoder2d:
     """The decoder alone, which others put behind codes of their own; arguments as of :class:`MaskGITVQ`."""
     block = partial(BiasFreeBlock2d, skip_output=True)
     return AttentionFreeDecoder2d(dim, channels, multipliers, blocks, block=block, upsample=Upsample2d, groups=groups)

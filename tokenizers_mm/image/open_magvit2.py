@@ -1,8 +1,8 @@
 """Open-MAGVIT2: images to a grid of tokens of 18 bits, the signs of 18 features, without attention and without a codebook.
 
-Luo et al., "Open-MAGVIT2: An Open-Source Project Toward Democratizing Auto-regressive Visual Generation", 2024, after MAGVIT-v2 (Yu
-et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation", 2023). Images of any size are padded to the grid
-and returned exactly; the entropy loss is exact over all codes (see :mod:`tokenizers_mm.nn.lookup_free`).
+Luo et al., "Open-MAGVIT2: An Open-Source Project Toward Democratizing Auto-regressive Visual Generation", 2024, after MAGVIT-v2
+(Yu et al., "Language Model Beats Diffusion: Tokenizer is Key to Visual Generation", 2023). Images of any size are padded to the
+grid and returned exactly; the entropy loss is exact over all codes (see :mod:`tokenizers_mm.nn.lookup_free`).
 """
 
 from __future__ import annotations

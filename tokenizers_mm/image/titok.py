@@ -7,7 +7,7 @@ different tokens on their way to the quantizer; both are kept where they are loa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -24,7 +24,14 @@ from tokenizers_mm.tokens import Tokens, TokenSpec
 
 SMALL = {"dim": 512, "layers": 8, "heads": 8}
 UNIT_CODES = {"kind": "gradient_vq", "codebook_size": 4096, "normalise": True}
-MASKGIT = {"codebook_size": 1024, "dim": 256, "channels": 128, "multipliers": (1, 1, 2, 2, 4), "blocks": 2, "groups": 32}
+MASKGIT = {
+    "codebook_size": 1024,
+    "dim": 256,
+    "channels": 128,
+    "multipliers": (1, 1, 2, 2, 4),
+    "blocks": 2,
+    "groups": 32,
+}
 
 
 class TiTok(Codec):
@@ -128,7 +135,16 @@ class TiTokEncoder(nn.Module):
     """
 
     def __init__(
-        self, tokens: int, side: int, patch_size: int, code_dim: int, *, dim: int, layers: int, heads: int, mix_tokens: bool
+        self,
+        tokens: int,
+        side: int,
+        patch_size: int,
+        code_dim: int,
+        *,
+        dim: int,
+        layers: int,
+        heads: int,
+        mix_tokens: bool,
     ) -> None:
         super().__init__()
         self.mix_tokens = mix_tokens
@@ -201,7 +217,7 @@ class MaskGITHead(nn.Module):
 
 
 class PixelHead(nn.Module):
-    """Features to the pixels of each position, smoothed by a 3x3 convolution: ``[B, W, h, w] -> [B, 3, h * patch, w * patch]``."""
+    """Features to each position's pixels, smoothed by a 3x3 convolution: ``[B, W, h, w] -> [B, 3, h * patch, w * patch]``."""
 
     def __init__(self, width: int, patch_size: int) -> None:
         super().__init__()

@@ -91,9 +91,7 @@ class AdaptiveGroupNorm(nn.Module):
         codes = codes.flatten(2)
         spread = codes.var(dim=-1, correction=1 if codes.shape[-1] > 1 else 0)
         scale, shift = self.scale((spread + EPS).sqrt()), self.shift(codes.mean(dim=-1))
-        return torch.addcmul(
-            shift[..., None, None], torch.group_norm(x, self.groups, eps=EPS), scale[..., None, None]
-        )
+        return torch.addcmul(shift[..., None, None], torch.group_norm(x, self.groups, eps=EPS), scale[..., None, None])
 
 
 class AttentionFreeEncoder2d(nn.Module):

@@ -42,7 +42,7 @@ _RENAMED = (
 def convert_titok(
     source: str | Path, output: str | Path, *, config: str | Path | None = None, allow_pickle: bool = False
 ) -> Path:
-    """Turn TiTok's weights (``model.safetensors`` of its hub folders, or ``tokenizer_titok_*.bin``) into a folder that ``load`` reads.
+    """Turn TiTok's ``model.safetensors`` or ``tokenizer_titok_*.bin`` into a folder that ``load`` reads.
 
     Args:
         source: Checkpoint, or ``.safetensors`` with the same keys.

@@ -1,8 +1,9 @@
 """Chameleon's image tokenizer, over ``transformers``' ChameleonVQVAE, with the decoder that the library leaves out.
 
-Chameleon Team, "Chameleon: Mixed-Modal Early-Fusion Foundation Models", 2024; the architecture of Gafni et al., "Make-A-Scene", 2022.
-The library's network only encodes, and so do checkpoints in its layout: ``decoder=False`` loads those. The decoder here is the one
-that the authors' own file has beside them; ``mmtok convert taming`` turns that file into a ``VQGAN``, faster both ways.
+Chameleon Team, "Chameleon: Mixed-Modal Early-Fusion Foundation Models", 2024; the architecture is that of Gafni et al.,
+"Make-A-Scene", 2022. The library's network only encodes, and so do checkpoints in its layout: ``decoder=False`` loads those. The
+decoder here is the one that the authors' own file has beside them; ``mmtok convert taming`` turns that file into a ``VQGAN``,
+faster both ways.
 """
 
 from __future__ import annotations

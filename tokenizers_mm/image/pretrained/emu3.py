@@ -1,7 +1,7 @@
 """Emu3's vision tokenizer for still images, over ``transformers``' Emu3VQVAE.
 
-Wang et al., "Emu3: Next-Token Prediction is All You Need", 2024. The network codes video, four frames to a token map; an image is four
-frames alike, of which the first comes back. The network is the library's; images of any size are padded to the grid and
+Wang et al., "Emu3: Next-Token Prediction is All You Need", 2024. The network codes video, four frames to a token map; an image is
+four frames alike, of which the first comes back. The network is the library's; images of any size are padded to the grid and
 returned exactly.
 """
 
@@ -52,6 +52,7 @@ class Emu3VQVAE(TransformersCodec):
             codebook_size=codebook_size,
             base_channels=channels,
             channel_multiplier=list(multipliers),
+            hidden_size=channels * multipliers[-1],  # of the attention at the lowest resolution
             **{"attn_resolutions": [len(multipliers) - 1], **(network or {})},
         )
         self.model = from_transformers("Emu3VQVAE")(config)

@@ -56,7 +56,7 @@ class JanusVQVAE(TransformersCodec):
             latent_channels=latent_channels,
         )
         self.model = from_transformers("JanusVQVAE")(config)
-        # The library compares with the codebook as it is and decodes its directions: published codes have unit length, so do these.
+        # The library compares with codes as they are and decodes their directions, which agree for codes of unit length
         codes = self.model.quantize.embedding.weight
         codes.data = F.normalize(nn.init.normal_(codes.data), dim=-1)
         self.hop = 2 ** (len(multipliers) - 1)
