@@ -56,7 +56,7 @@ def ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: If a query, key or value projection lacks the two others.
     """
-    renamed = {_renamed(key): tensor for key, tensor in tensors.items() if not key.startswith(DROPPED)}
+    renamed = {our_name(key): tensor for key, tensor in tensors.items() if not key.startswith(DROPPED)}
     if any(key.startswith("decoder.up.") for key in tensors) and not _lowest_first(renamed):
         last = max(_levels(renamed, "decoder"))  # taming counts the decoder's levels from the highest resolution
         renamed = {
@@ -111,7 +111,8 @@ def level_arguments(tensors: Mapping[str, Tensor], part: Literal["encoder", "dec
     }
 
 
-def _renamed(key: str) -> str:
+def our_name(key: str) -> str:
+    """A published weight's name as ours, levels of decoders and projections of attention aside."""
     for pattern, replacement in _RENAMED:
         key = re.sub(pattern, replacement, key)
     return key
