@@ -346,7 +346,7 @@ def _cost(plan: Benchmark, name: str, definition: str, contender: Contender, clo
             halves["decode"] = partial(contender.decode, codes)
         counts = {half: multiply_adds(work, module, parts) for half, work in halves.items()}
         rounds = []
-        for _ in range(plan.rounds):
+        for _ in range(plan.rounds if parts else 0):
             with metered(module, parts, CLOCKS[clock]) as spent:
                 for work in halves.values():
                     work()
