@@ -48,7 +48,7 @@ def encode(
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Encode files to .mmt token files: sound of any rate, channel count and length in constant memory, images of any kind and size.
+    """Encode files to .mmt token files: sound of any rate, channels and length in constant memory, images of any kind and size.
 
     Example: [cyan]mmtok encode talk.mp3 -c wavtokenizer-speech-16k[/]
 
