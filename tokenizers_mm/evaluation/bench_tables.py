@@ -39,11 +39,12 @@ def notes(report: BenchReport) -> list[str]:
 
 def _speed(report: BenchReport) -> Table:
     reference, clips = report.benchmark["reference"], report.benchmark["batch"]
-    table = Table(
-        title=f"ms per {report.unit} (training: per step), times faster than {reference} (range); batches of {clips}",
-        title_justify="left",
-    )
     columns = [task for task in COLUMNS if any(report.seconds(cost.contender, task) for cost in report.costs)]
+    training = " (training: per step)" if "train step" in columns else ""
+    batches = f"; batches of {clips}" if any(task.endswith("batch") for task in columns) else ""
+    table = Table(
+        title=f"ms per {report.unit}{training}, times faster than {reference} (range){batches}", title_justify="left"
+    )
     table.add_column("", no_wrap=True)
     for name in (*columns, *(f"peak MB, {task}" for task in ("encode", BOTH))):
         table.add_column(name, justify="right")
