@@ -47,6 +47,8 @@ _MIMI = {
     "vector_quantization_hidden_dimension": 16,
     "upsample_groups": 16,
 }
+_TITOK = {"dim": 16, "layers": 1, "heads": 2}
+_GROUPS_OF_32 = {"channels": 32, "blocks": 1, "latent_channels": 32}
 # By class: arguments that make a big network small and leave what its tokens are as it is.
 REDUCED: dict[str, dict[str, Any]] = {
     "Encodec": {"n_filters": 4, "dim": 16, "lstm_layers": 1},
@@ -58,6 +60,12 @@ REDUCED: dict[str, dict[str, Any]] = {
     "NeuCodec": {"network": _SCALAR},
     "VQGAN": {"channels": 8, "decoder_channels": 8, "blocks": 1, "groups": 4},
     "VARTokenizer": {"channels": 8, "blocks": 1, "groups": 4},
+    "OpenMAGVIT2": {"channels": 8, "blocks": 1, "groups": 4},
+    "MaskGITVQ": {"channels": 8, "dim": 16, "blocks": 1, "groups": 4},
+    "TiTok": {"encoder": _TITOK, "decoder": _TITOK, "maskgit": {"channels": 8, "dim": 16, "blocks": 1, "groups": 4}},
+    "JanusVQVAE": _GROUPS_OF_32,
+    "ChameleonVQVAE": {**_GROUPS_OF_32, "codebook_dim": 16},
+    "Emu3VQVAE": {"channels": 32, "network": {"num_res_blocks": 1}},
     "SNAC": {"encoder_dim": 8, "decoder_dim": 64},
     "Vocos": {"n_filters": 4, "codebook_dim": 16, "dim": 48, "intermediate_dim": 64, "layers": 2},
 }

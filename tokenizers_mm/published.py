@@ -6,6 +6,8 @@ reads. What those functions share is here.
 
 from __future__ import annotations
 
+import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -26,12 +28,12 @@ class Converter(Protocol):
 def read_checkpoint(
     source: str | Path, *, allow_pickle: bool = False, keys: Sequence[str] = ("state_dict",)
 ) -> dict[str, Tensor]:
-    """The named tensors of a safetensors file or of a PyTorch checkpoint.
+    """The named tensors of a safetensors file, of a PyTorch checkpoint or of a TorchScript program.
 
     Args:
         source: The file.
-        allow_pickle: Load a checkpoint that holds more than tensors and plain values. This can run any code that the file
-            carries: only for files whose author you trust.
+        allow_pickle: Load a checkpoint that holds more than tensors and plain values, as TorchScript programs always do. This can
+            run any code that the file carries: only for files whose author you trust.
         keys: Where in the checkpoint's mapping the tensors may lie; the first that is there counts, else the mapping itself.
 
     Raises:
@@ -44,7 +46,11 @@ def read_checkpoint(
     try:
         if source.suffix == ".safetensors":
             return load_file(source)
+        if _is_torchscript(source):
+            return _program_tensors(source, allow_pickle)
         content = torch.load(source, map_location="cpu", weights_only=not allow_pickle)
+    except _ConsentError as error:
+        raise ValueError(str(error)) from None
     except Exception as error:  # a damaged file can fail in any way
         if names := _pickled_objects(source):
             raise ValueError(
@@ -101,6 +107,31 @@ def refuse(faults: Mapping[str, Sequence[str]], family: str) -> None:
 def first_line(error: Exception) -> str:
     """The start of an error's message, or its class."""
     return (str(error).splitlines() or [""])[0] or type(error).__name__
+
+
+class _ConsentError(Exception):
+    """A file that can run code may only be read by somebody who says so."""
+
+
+def _is_torchscript(source: Path) -> bool:
+    """Whether a file is a zip with compiled code beside its tensors."""
+    if not zipfile.is_zipfile(source):
+        return False
+    with zipfile.ZipFile(source) as archive:
+        return any(name.partition("/")[2].startswith("code/") for name in archive.namelist())
+
+
+def _program_tensors(source: Path, allow_pickle: bool) -> dict[str, Tensor]:
+    if not allow_pickle:
+        raise _ConsentError(
+            f"{source} is a TorchScript program, and loading one can run code that it carries; if you trust its author, "
+            "consent with allow_pickle=True (--allow-pickle)"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # of TorchScript itself; the published files are what they are
+        return dict(torch.jit.load(source, map_location="cpu").state_dict())
 
 
 def _pickled_objects(source: Path) -> list[str]:

@@ -30,9 +30,10 @@ import torch
 from tokenizers_mm.cards import HUB, Card, CardError, parse_card, read_card, read_cards
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.containers import Container
+from tokenizers_mm.hub import hub_folder, hub_weights
 from tokenizers_mm.published import Converter
 from tokenizers_mm.tokens import TokenSpec
-from tokenizers_mm.weights import CONFIG, WEIGHTS, read_config
+from tokenizers_mm.weights import CONFIG, INDEX, WEIGHTS, read_config
 
 CODEC_GROUP = "tokenizers_mm.codecs"
 WING_GROUP = "tokenizers_mm.wings"
@@ -188,7 +189,7 @@ def load(
             ``"hf:owner/name[@revision]"`` (the local hub cache first, then the network).
         pretrained: False builds the network with random weights.
         weights: For a card: a downloaded ``model.safetensors``, or a folder that holds one, in place of the card's. Files of
-            ``transformers`` models will do where the card's codec wraps one.
+            ``transformers`` models will do where the card's codec wraps one, whole or as a part of a bigger model.
         device: Where to put it.
         overrides: ``__init__`` arguments in place of the saved ones.
 
@@ -204,7 +205,7 @@ def load(
     if weights is not None and not (named and pretrained):
         raise ValueError(f"weights are given to a card's name with pretrained=True, got {source!r} and {pretrained}")
     if isinstance(source, str) and text.startswith(HUB):
-        return _load_folder(_hub_folder(text), pretrained, overrides).to(device)
+        return _load_folder(hub_folder(text), pretrained, overrides).to(device)
     if named:
         return _load_card(get_card(text), pretrained, overrides, weights).to(device)
     return _load_folder(Path(text), pretrained, overrides).to(device)
@@ -324,7 +325,7 @@ def _card_weights(card: Card) -> Path:
         return folder / WEIGHTS
     repo = str(card.checkpoint).removeprefix(HUB).partition("@")[0]
     try:
-        return _hub_file(str(card.checkpoint), WEIGHTS)
+        return hub_weights(str(card.checkpoint), getattr(_card_class(card), "parts", ()))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{str(error).partition('. ')[0]}. Where there is a network: `hf download {repo} {WEIGHTS} --local-dir {card.name}`, "
@@ -334,6 +335,8 @@ def _card_weights(card: Card) -> Path:
 
 def _weights_file(path: Path) -> Path:
     """The weights that a user named: a file, or the one in a folder."""
+    if path.is_dir() and (path / INDEX).is_file() and not (path / WEIGHTS).is_file():
+        return path / INDEX
     if path.is_dir() and not (path / WEIGHTS).is_file():
         others = sorted(p.name for p in path.iterdir() if p.suffix in (".bin", ".ckpt", ".pt", ".pth", ".th"))
         hint = f"; {', '.join(others)} there must be converted first: `mmtok convert --help`" if others else ""
@@ -376,26 +379,3 @@ def _as_card_weights(architectures: object, folder: Path) -> str:
         return ", and no card's codec wraps it"
     names = " or ".join(repr(card.name) for card in cards)
     return f": give it to the card that it is the weights of, tm.load(name, weights={str(folder)!r}) with name {names}"
-
-
-def _hub_folder(source: str) -> Path:
-    _hub_file(source, WEIGHTS)
-    return _hub_file(source, CONFIG).parent
-
-
-def _hub_file(source: str, name: str) -> Path:
-    """A file of ``hf:owner/name[@revision]``, from the local cache where it is there already."""
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    repo, _, revision = source.removeprefix(HUB).partition("@")
-    try:
-        cached = try_to_load_from_cache(repo, name, revision=revision or None)
-        return Path(cached if isinstance(cached, str) else hf_hub_download(repo, name, revision=revision or None))
-    except HFValidationError as error:
-        raise ValueError(f"source must be 'hf:owner/name[@revision]', got {source!r}: {error}") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise FileNotFoundError(
-            f"{name} of {source} is neither in the local hub cache nor can it be downloaded ({type(error).__name__}). "
-            f"Where there is a network: `hf download {repo} {CONFIG} {WEIGHTS} --local-dir FOLDER`, then load FOLDER"
-        ) from None

@@ -26,7 +26,8 @@ class TokenSpec:
         sample_rate: Samples per second of the last axis, in Hz; None where there is no time.
         channels: Signal channels that one item has (1 for mono audio, 3 for RGB); 0 means any number.
         levels: Residual level of each column, non-decreasing; by default column q is level q.
-        scales: Steps of each scale of a multi-scale codec, coarse first (``axes=("scale",)``).
+        scales: Steps of each scale of a multi-scale codec, coarse first (``axes=("scale",)``); a single number where all
+            signals have as many steps.
         scalable: What can be cut off at the end and still decode: codebook columns, steps, or whole scales.
         window: Samples that a codec of overlapping windows encodes on their own; 0 where the signal is encoded as one. The
             tokens of the windows follow one another along the only axis.

@@ -11,7 +11,8 @@ audio, SNAC 1+2+4             ``("time",)``              7 columns per coarse st
 image, 2-D grid               ``("height", "width")``    row-major; ``hop=(16, 16)``
 image, VAR's ten scales       ``("scale",)``             680 steps of one column, ``scales=(1, 4, 9, ... 256)``,
                                                          ``scalable="scales"``
-image, 1-D ordered (TiTok)    ``("rank",)``              32 steps; ``scalable="steps"`` where any prefix decodes
+image, 1-D (TiTok)            ``("rank",)``              32 steps for any size, ``scales=(32,)``;
+                                                         ``scalable="steps"`` where any prefix decodes
 EEG                           ``("channel", "time")``    ``hop=(1, 200)``: one row of tokens per electrode
 time series                   ``("channel", "time")``    scales (mean, deviation) travel in ``side``
 text, bytes or subwords       ``("token",)``             ``hop=None``: the length depends on the content

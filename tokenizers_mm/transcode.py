@@ -40,6 +40,8 @@ class Transcoded:
         token_bytes: Size of the ``.mmt`` file, header and checksum included.
         seconds: Length of the signals, None where there is no time.
         elapsed: Seconds of work.
+        sizes: Samples along each axis of each signal, as ``"256 x 176"``; ``""`` where only the tokens' count is known.
+        samples: How many that are in all.
     """
 
     source: Path
@@ -49,6 +51,8 @@ class Transcoded:
     token_bytes: int
     seconds: float | None
     elapsed: float
+    sizes: str = ""
+    samples: int = 0
 
 
 def plan(
@@ -279,6 +283,7 @@ def check_free(target: Path, force: bool) -> None:
 
 def _facts(tokens: Tokens, source: Path, target: Path, token_bytes: int, start: float) -> Transcoded:
     spec, seconds = tokens.spec, None
+    known = tokens.side.get("size", tokens.shapes[:0])
     if spec.sample_rate is not None and spec.hop is not None:
         size = tokens.side.get("size", tokens.shapes * spec.hop[-1])
         seconds = float(size[:, -1].sum()) / spec.sample_rate
@@ -290,4 +295,6 @@ def _facts(tokens: Tokens, source: Path, target: Path, token_bytes: int, start: 
         token_bytes=token_bytes,
         seconds=seconds,
         elapsed=time.perf_counter() - start,
+        sizes=", ".join(" x ".join(map(str, size)) for size in known.tolist()),
+        samples=int(known.prod(dim=-1).sum()),
     )

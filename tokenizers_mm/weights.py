@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import constants
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 WEIGHTS = constants.SAFETENSORS_SINGLE_FILE
+INDEX = constants.SAFETENSORS_INDEX_FILE
+"""Of big models: which of several safetensors files holds which tensor."""
 CONFIG = constants.CONFIG_NAME
 
 
@@ -34,6 +37,53 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no weights at {path}: expected a {WEIGHTS} file")
     try:
         return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def read_index(path: Path) -> dict[str, str]:
+    """Which file beside an index of shards holds which tensor; raises ``FileNotFoundError`` or ``ValueError`` naming the file."""
+    found = read_config(path).get("weight_map")
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found.values()):
+        raise ValueError(f"{path} must hold a 'weight_map' of file names")
+    if outside := sorted(name for name in set(found.values()) if Path(name).name != name):
+        raise ValueError(f"{path} names files outside of its folder: {outside[:5]}")
+    return found
+
+
+def shards(path: Path, parts: Sequence[str]) -> list[str]:
+    """Names of the files that an index gives for the keys that begin with one of ``parts``; all files where none does."""
+    index = read_index(path)
+    return sorted({name for key, name in index.items() if key.startswith(tuple(parts))} or set(index.values()))
+
+
+def read_part(path: Path, parts: Sequence[str] = ()) -> dict[str, Tensor]:
+    """Tensors of a safetensors file or of the shards that an index names, the rest of a bigger model left unread.
+
+    Args:
+        path: The file or the index.
+        parts: What keys may begin with; the first that some do is taken and cut off. All tensors where none fits.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or a shard of it is missing.
+        ValueError: If one isn't readable.
+    """
+    if path.name != INDEX:
+        return _part(path, parts)
+    tensors: dict[str, Tensor] = {}
+    for name in shards(path, parts):
+        tensors |= _part(path.parent / name, parts)
+    return tensors
+
+
+def _part(path: Path, parts: Sequence[str]) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}: expected a safetensors file")
+    try:
+        with safe_open(path, "pt") as file:
+            keys = list(file.keys())
+            part = next((part for part in parts if any(key.startswith(part) for key in keys)), "")
+            return {key.removeprefix(part): file.get_tensor(key) for key in keys if key.startswith(part)}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
 

@@ -144,6 +144,74 @@ def test_streams_are_timed_per_hop_and_a_codec_beside_its_pair(plan) -> None:
     assert "train step" not in text
 
 
+class Patches(nn.Module):
+    """A peer whose signals have no time: means of 4x4 pixels, which only encodes where asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 1, 4, stride=4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x)
+
+
+def patches(decodes: bool, right: bool = True) -> Contender:
+    module, codecs = Patches(), []
+
+    def ids(codes: torch.Tensor) -> torch.Tensor:
+        found = codecs[0].encode(codes).ids.flatten(1)
+        return found if right else found + 1
+
+    def encode(x: torch.Tensor) -> torch.Tensor:
+        module(x)
+        return x
+
+    return Contender(
+        module, None, 3, encode, (lambda x: x) if decodes else None, module, None, (0.0, 1.0), codecs.append, ids
+    )
+
+
+def test_signals_without_time_are_timed_each_and_pairs_share_weights(plan, monkeypatch) -> None:
+    peers = {
+        "both": Peer("there and back", partial(patches, True), lambda: None),
+        "half": Peer("encodes", partial(patches, False, right=False), lambda: None),
+    }
+    real = registry.wing
+    monkeypatch.setattr(registry, "wing", lambda m, r: SimpleNamespace(PEERS=peers) if r == "peers" else real(m, r))
+    card = yaml.safe_load((registry.data_path("codecs") / "vqgan-128.yaml").read_text())
+    card["config"] |= {"channels": 16}
+    registry.register({**card, "name": "small"})
+    registry.register({**card, "name": "other"})
+    plan = Benchmark(
+        name="test",
+        modality="image",
+        codecs=("small", "other"),
+        peers=("both", "half"),
+        pairs={"small": "both", "other": "half"},
+        reference="both",
+        size=(16, 24),
+        rounds=1,
+        warmup=1,
+        tasks=("encode", "decode"),
+        stored_ids=100,
+    )
+    report = bench(plan, threads=1)
+    assert report.unit == "image"
+    assert report.same_ids == {"small": 1.0, "other": 0.0}
+    costs = {cost.contender: cost for cost in report.costs}
+    assert costs["both"].multiply_adds == {"encode": 16 * 24 * 3, "decode": 0}
+    assert set(costs["half"].multiply_adds) == set(costs["half"].peak_bytes) == {"encode"}
+    assert report.seconds("half", "decode") == report.seconds("half", BOTH) == []
+    console = Console(width=200, record=True)
+    for table in bench_tables.tables(report):
+        console.print(table)
+    text = console.export_text()
+    assert "ms per image" in text
+    assert "100.00%" in text
+    with pytest.raises(ValueError, match="size is needed, since signals of image have no seconds"):
+        bench(plan.model_copy(update={"size": ()}))
+
+
 def test_a_bitrate_takes_the_first_codebooks(plan) -> None:
     card = registry.get_card("tiny")
     config = {**CONFIG, "quantizer": {"kind": "rvq", "codebook_size": 16, "num_codebooks": 4}}
@@ -226,11 +294,11 @@ def test_rates_are_positive_and_files_as_large_as_entropy_allows() -> None:
     assert all(row.write > 0 and row.read > 0 for row in rows.values())
 
 
-@pytest.mark.parametrize("name", ["audio", "pretrained"])
+@pytest.mark.parametrize("name", ["audio", "image", "pretrained"])
 def test_the_shipped_benchmarks_name_cards_peers_and_parts_that_exist(name: str) -> None:
     plan = load_benchmark(name)
     assert plan.reference in plan.peers
-    assert {*plan.peers, *plan.pairs.values()} <= registry.wing("audio", "peers").PEERS.keys()
+    assert {*plan.peers, *plan.pairs.values()} <= registry.wing(plan.modality, "peers").PEERS.keys()
     assert not set(plan.codecs) & set(plan.peers)
     cards = {codec: registry.get_card(codec) for codec in plan.codecs}
     for codec in plan.parts:
@@ -251,7 +319,7 @@ def test_a_wrong_file_is_named_with_its_fault(tmp_path, text, message) -> None:
     (tmp_path / "b.yaml").write_text(text)
     with pytest.raises(ValueError, match=rf"b\.yaml.*{message}"):
         load_benchmark(tmp_path / "b.yaml")
-    with pytest.raises(ValueError, match=r"no benchmark 'nope': expected one of \['audio', 'pretrained'\]"):
+    with pytest.raises(ValueError, match=r"no benchmark 'nope': expected one of \['audio', 'image', 'pretrained'\]"):
         load_benchmark("nope")
 
 

@@ -279,6 +279,8 @@ def test_wrong_arguments_are_named(options: dict, error: type, message: str, tmp
         ("opus@12 kbit/s", "opus"),
         ("16-bit PCM", "16-bit PCM"),
         ("12", "12"),
+        ("JPEG q10", "JPEG"),
+        ("JPEG 2000 1:40", "JPEG 2000"),
     ],
 )
 def test_settings_of_a_coder_are_one_family(name: str, expected: str):

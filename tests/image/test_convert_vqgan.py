@@ -106,6 +106,33 @@ def test_weight_averages_win_where_the_trainer_kept_them(tmp_path: Path) -> None
     assert all(torch.equal(value, codec.state_dict()[key]) for key, value in loaded.state_dict().items())
 
 
+@pytest.mark.parametrize(("kind", "attention"), [("janus", True), ("chameleon", False)])
+def test_the_networks_to_race_against_take_our_weights_and_give_our_ids(kind: str, attention: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    from transformers.models.janus.modeling_janus import JanusVQVAE
+
+    from tokenizers_mm.image.peers import adopt
+
+    sizes = {"base_channels": 32, "channel_multiplier": [1, 2, 2], "latent_channels": 32, "num_embeddings": 64}
+    if kind == "janus":
+        peer = JanusVQVAE(transformers.JanusVQVAEConfig(**sizes, embed_dim=8, num_patches=8))
+    else:
+        peer = transformers.ChameleonVQVAE(transformers.ChameleonVQVAEConfig(**sizes, embed_dim=8))
+    quantizer = {"kind": "gradient_vq", "codebook_size": 64, "codebook_dim": 8, "normalise": attention}
+    codec = randomised(VQGAN(4, 32, (1, 2, 2), latent_channels=32, level_attention=attention, quantizer=quantizer))
+    adopt(peer.eval(), codec)
+    x = torch.rand(2, 3, 8, 8).repeat_interleave(4, -1).repeat_interleave(4, -2)
+    tokens = codec.encode(x)
+    with torch.no_grad():
+        ids = peer.encode(2 * x - 1).image_tokens.view(2, -1)
+    assert torch.equal(tokens.ids[..., 0], ids)
+    assert ids.unique().numel() > 4
+    if kind == "janus":
+        with torch.no_grad():
+            image = (peer.decode(ids) / 2 + 0.5).clamp(0, 1)
+        torch.testing.assert_close(codec.decode(tokens), image, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("family", ["taming", "llamagen", "ibq", "janus", "var"])
 def test_missing_and_unknown_keys_are_named(family: str, tmp_path: Path) -> None:
     codec = randomised(VQGAN(**SMALL, quantizer=VQ))

@@ -12,6 +12,7 @@ from tokenizers_mm.image import losses
 
 RECIPES = sorted((registry.data_path("recipes") / "image").glob("*.yaml"))
 CARDS = {"vqgan-small": "vqgan-128", "vqgan-small-gan": "vqgan-128", "var-small": "var-128"}
+VARIANTS = {"titok-sl256"}  # at the published scale, but not of the class's default configuration
 TINY = [
     "trainer.max_steps=3",
     "trainer.val_check_interval=3",
@@ -33,7 +34,7 @@ def test_recipes_name_what_exists(path: Path) -> None:
         card = next(card for card in registry.list_codecs() if card.name == CARDS[path.stem])
         assert codec["class_path"].endswith(card.class_path.rsplit(".", 1)[-1])
         assert codec["init_args"] == card.config
-    else:
+    elif path.stem not in VARIANTS:
         assert isinstance(codec, str), "at the published scale the defaults are the published configuration"
 
 

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from tokenizers_mm.evaluation.html import write_html
 from tokenizers_mm.image import VQGAN, VARTokenizer, files, show
 from tokenizers_mm.image.monitor import ImageMonitor, grid
 from tokenizers_mm.tokens import TokenSpec
@@ -82,6 +83,31 @@ def test_strips_show_every_prefix_of_scales() -> None:
     assert torch.allclose(strip[..., -68:-36], codec.reconstruct(image[None])[0], atol=1e-6)
     with pytest.raises(ValueError, match="scalable in 'scales'"):
         show.scale_strip(small_vqgan(), image)
+
+
+def test_a_report_shows_the_strip_of_a_codec_with_scales(tmp_path: Path) -> None:
+    from tokenizers_mm.evaluation.run import evaluate
+
+    torch.manual_seed(0)
+    VARTokenizer(**SMALL, scales=[1, 2, 4], codebook_size=32, level_attention=False).save_pretrained(tmp_path / "codec")
+    files.write(tmp_path / "data" / "a.png", torch.rand(3, 32, 40), SPEC)
+    report = evaluate(
+        [str(tmp_path / "codec")],
+        suite="image",
+        data=tmp_path / "data",
+        split="all",
+        metrics=["psnr"],
+        baselines=[],
+        keep=tmp_path / "kept",
+    )
+    kept = report.codecs[0].items[0].kept
+    assert kept is not None
+    assert kept.strip is not None
+    strip = files.read(tmp_path / "kept" / kept.strip, SPEC)
+    assert strip.shape == (3, 32, 4 * 40 + 3 * show.GAP)
+    page = write_html(report, tmp_path / "report.html", items_folder=tmp_path / "kept").read_text()
+    assert "Decoded from the first scale alone" in page
+    assert opened(show.render_strip(tmp_path / "kept" / kept.strip, SPEC).image).size == (172, 32)
 
 
 def test_the_monitor_writes_pictures_and_psnr(tmp_path: Path) -> None:

@@ -48,13 +48,15 @@ def encode(
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Encode files of any rate and channel count to .mmt token files, in constant memory.
+    """Encode files to .mmt token files: sound of any rate, channels and length in constant memory, images of any kind and size.
 
     Example: [cyan]mmtok encode talk.mp3 -c wavtokenizer-speech-16k[/]
 
     Example: [cyan]mmtok encode song.wav -c encodec-24khz -o song.ecdc[/]
 
     Example: [cyan]mmtok encode recordings/ -c ./my_codec -o tokens/[/]
+
+    Example: [cyan]mmtok encode photo.jpg -c ./my_image_codec[/]
     """
     from tokenizers_mm import registry, transcode
 
@@ -145,6 +147,15 @@ def _transcode(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], Trans
             if len(jobs) == 1:
                 raise
             complain(error, source)
+    if done:
+        out.print(_rates(done) if any(job.seconds for job in done) else _sizes(done))
+    if len(done) < len(jobs):
+        complain(ValueError(f"{len(jobs) - len(done)} of {len(jobs)} files failed"))
+        raise typer.Exit(1)
+
+
+def _rates(done: Sequence[Transcoded]) -> Table:
+    """What signals with time cost per second."""
     table = Table(
         "written", "seconds", "tokens", ".mmt bytes", "kbit/s nominal", "kbit/s real", "x real time", box=None
     )
@@ -154,8 +165,14 @@ def _transcode(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], Trans
             nominal, real = job.nominal_bits / job.seconds / 1000, 8 * job.token_bytes / job.seconds / 1000
             rates = [f"{job.seconds:.2f}", f"{nominal:.3f}", f"{real:.3f}", f"{job.seconds / job.elapsed:.1f}"]
         table.add_row(escape(str(job.target)), rates[0], str(job.steps), str(job.token_bytes), *rates[1:])
-    if done:
-        out.print(table)
-    if len(done) < len(jobs):
-        complain(ValueError(f"{len(jobs) - len(done)} of {len(jobs)} files failed"))
-        raise typer.Exit(1)
+    return table
+
+
+def _sizes(done: Sequence[Transcoded]) -> Table:
+    """What signals without time cost per sample."""
+    table = Table("written", "size", "tokens", ".mmt bytes", "bits/sample nominal", "bits/sample real", box=None)
+    for job in done:
+        bits = (job.nominal_bits, 8 * job.token_bytes)
+        rates = [f"{amount / job.samples:.4f}" if job.samples else "-" for amount in bits]
+        table.add_row(escape(str(job.target)), job.sizes or "-", str(job.steps), str(job.token_bytes), *rates)
+    return table

@@ -52,6 +52,25 @@ def bd_quality(anchor: Sequence[Point], test: Sequence[Point]) -> BD:
     return BD((areas[1] - areas[0]) / (high - low), (float(np.exp(low)), float(np.exp(high))))
 
 
+def rate_difference(anchor: Sequence[Point], point: Point) -> BD:
+    """How much more or less rate one point takes than the anchor's curve at the same quality, in per cent of the anchor's.
+
+    Args:
+        anchor: At least two points (rate, quality), quality growing with rate.
+        point: Of a codec with a single rate.
+
+    Raises:
+        ValueError: If the anchor is no curve, or doesn't reach that quality or falls below it.
+    """
+    from scipy.interpolate import PchipInterpolator
+
+    (rate, quality), (of_point, wanted) = _curve("anchor", anchor), point
+    if not quality[0] <= wanted <= quality[-1]:
+        raise ValueError(f"the quality {wanted:.4g} is outside of the anchor's, {quality[0]:.4g} to {quality[-1]:.4g}")
+    needed = float(np.exp(PchipInterpolator(quality, rate)(wanted)))
+    return BD(100 * (of_point / needed - 1), (wanted, wanted))
+
+
 def _curve(name: str, points: Sequence[Point]) -> tuple[np.ndarray, np.ndarray]:
     """Log rates and qualities, both strictly growing."""
     if len(points) < 2 or any(rate <= 0 for rate, _ in points):

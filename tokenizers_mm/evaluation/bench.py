@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +31,10 @@ BOTH = "there and back"
 
 @dataclass
 class Timing:
-    """The rounds of one contender at one task, in seconds per second of audio (a training step: per step; streams: per hop)."""
+    """The rounds of one contender at one task, in seconds per unit of signal (a training step: per step; streams: per hop).
+
+    A unit is a second where signals have time, else one signal.
+    """
 
     contender: str
     task: str
@@ -44,9 +47,10 @@ class Cost:
     """What a contender has to do, whatever the machine.
 
     Args:
-        multiply_adds: Per second of audio, of ``encode`` and of ``decode``.
-        parts: Part to its multiply-adds and its seconds, both per second of audio.
-        peak_bytes: Most memory that one clip there and back takes, weights included, imports not; None if unknown.
+        multiply_adds: Per unit of signal, of ``encode`` and of ``decode``.
+        parts: Part to its multiply-adds and its seconds, both per unit of signal.
+        peak_bytes: Most memory that encoding one signal takes, and there and back, weights included, imports not; None if
+            unknown.
     """
 
     contender: str
@@ -54,7 +58,7 @@ class Cost:
     parameters: int
     multiply_adds: dict[str, float]
     parts: dict[str, tuple[float, float]]
-    peak_bytes: float | None = None
+    peak_bytes: dict[str, float | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -76,7 +80,8 @@ class Streaming:
 class BenchReport:
     """All that a run of a benchmark found.
 
-    ``streams`` holds the contenders that stream.
+    ``streams`` holds the contenders that stream, ``unit`` what times are per, ``same_ids`` the share of ids that a codec and its
+    pair of the same weights have in common.
     """
 
     benchmark: dict
@@ -92,6 +97,8 @@ class BenchReport:
     storage: list[Storage]
     left_out: dict[str, str]
     streams: dict[str, Streaming] = field(default_factory=dict)
+    unit: str = "signal"
+    same_ids: dict[str, float] = field(default_factory=dict)
 
     def seconds(self, contender: str, task: str) -> list[float]:
         """Rounds on the chosen clock, of ``BOTH`` the sums of encoding and decoding; none if the contender couldn't do it."""
@@ -106,7 +113,7 @@ class BenchReport:
         return [a / b for a, b in zip(others, self.seconds(contender, task), strict=False)]
 
     def limit(self, cost: Cost, task: str) -> float:
-        """Seconds per second of audio that the multiply-adds alone take at the best measured rate of products."""
+        """Seconds per unit of signal that the multiply-adds alone take at the best measured rate of products."""
         return cost.multiply_adds[task] / max(self.gemm.values())
 
     def to_json(self) -> str:
@@ -139,14 +146,16 @@ def bench(
     try:
         builders, left_out = _builders(plan)
         contenders = {name: build() for name, (_, build) in builders.items()}
+        same_ids = _share_weights(plan, contenders)
         gemm = gemm_rate(CLOCKS[clock])
         timings = [timing for task in _tasks(plan) for timing in _time(plan, task, contenders, left_out, progress)]
         costs = []
-        able = {timing.contender for timing in timings if timing.task == "decode"}
+        done = {(timing.contender, timing.task) for timing in timings}
+        able = {name for name, c in contenders.items() if (name, "encode" if c.decode is None else "decode") in done}
         for name, (definition, build) in ((name, builders[name]) for name in builders if name in able):
             progress(f"{name}: multiply-adds, parts, memory")
             costs.append(_cost(plan, name, definition, contenders[name], clock))
-            costs[-1].peak_bytes = peak_memory(build, partial(_there_and_back, seconds=plan.seconds))
+            costs[-1].peak_bytes = _peaks(plan, contenders[name], build)
         progress("bitstream")
         storage = [row for name in plan.codecs for row in measure_storage(name, plan.stored_ids, plan.rounds, clock)]
         report = BenchReport(
@@ -163,6 +172,8 @@ def bench(
             storage=storage,
             left_out=left_out,
             streams={name: _streaming(c.streams) for name, c in contenders.items() if c.streams is not None},
+            unit=plan.unit,
+            same_ids=same_ids,
         )
     finally:
         torch.set_num_threads(before)
@@ -200,6 +211,39 @@ def _builders(plan: Benchmark) -> tuple[Builders, dict[str, str]]:
     return found, left_out
 
 
+def _share_weights(plan: Benchmark, contenders: dict[str, Contender]) -> dict[str, float]:
+    """Give every pair that can the codec's weights; the share of ids that are the same then."""
+    same = {}
+    for codec, peer in plan.pairs.items():
+        ours, theirs = contenders[codec], contenders.get(peer)
+        if theirs is None or theirs.adopt is None or theirs.ids is None or not isinstance(ours.module, Codec):
+            continue
+        theirs.adopt(ours.module)
+        x = ours.noise(1, _size(plan, ours, plan.seconds))
+        with torch.no_grad():
+            found = theirs.ids(theirs.encode(x)), ours.module.encode(x).ids.flatten(1)
+        same[codec] = float((found[0] == found[1]).double().mean())
+    return same
+
+
+def _size(plan: Benchmark, contender: Contender, seconds: float) -> tuple[int, ...]:
+    """Samples along each axis of a signal.
+
+    Raises:
+        ValueError: If the contender's signals have no time and the benchmark gives no size.
+    """
+    if plan.size:
+        return plan.size
+    if contender.sample_rate is None:
+        raise ValueError(f"benchmark {plan.name!r}: size is needed, since signals of {plan.modality} have no seconds")
+    return (round(seconds * contender.sample_rate),)
+
+
+def _units(plan: Benchmark, seconds: float) -> float:
+    """How many units of signal one signal is."""
+    return 1.0 if plan.size else seconds
+
+
 def _tasks(plan: Benchmark) -> list[str]:
     return [task for task in (*TASKS, *STREAM) if task in (*TASKS[:2], *plan.tasks)]
 
@@ -214,7 +258,7 @@ def _time(
     """All rounds of a task, in turns."""
     work: dict[str, tuple[Callable[[], object], float]] = {}
     for name, contender in contenders.items():
-        if task in STREAM and contender.streams is None:
+        if (task in STREAM and contender.streams is None) or (task.startswith("decode") and contender.decode is None):
             continue
         try:
             work[name] = _prepare(plan, task, contender)
@@ -239,16 +283,17 @@ def _time(
 def _prepare(plan: Benchmark, task: str, contender: Contender) -> tuple[Callable[[], object], float]:
     """What to run, and by how much to divide its seconds."""
     if contender.streams is not None and task in STREAM:
-        return _stream(contender.streams, task, _noise(contender, 1, plan.seconds))
+        return _stream(contender.streams, task, contender.noise(1, _size(plan, contender, plan.seconds)))
     if task == "train step":
-        return _train_step(contender, _noise(contender, plan.batch, plan.train_seconds)), 1.0
+        return _train_step(contender, contender.noise(plan.batch, _size(plan, contender, plan.train_seconds))), 1.0
     batch, seconds = (plan.batch, plan.batch_seconds) if task.endswith("batch") else (1, plan.seconds)
-    x = _noise(contender, batch, seconds)
+    x, amount = contender.noise(batch, _size(plan, contender, seconds)), batch * _units(plan, seconds)
     if task.startswith("encode"):
-        return torch.no_grad()(partial(contender.encode, x)), batch * seconds
+        return torch.no_grad()(partial(contender.encode, x)), amount
+    assert contender.decode is not None
     with torch.no_grad():
         codes = contender.encode(x)
-    return torch.no_grad()(partial(contender.decode, codes)), batch * seconds
+    return torch.no_grad()(partial(contender.decode, codes)), amount
 
 
 def _train_step(contender: Contender, x: Tensor) -> Callable[[], None]:
@@ -293,21 +338,23 @@ def _streaming(codec: Codec) -> Streaming:
 
 def _cost(plan: Benchmark, name: str, definition: str, contender: Contender, clock: str) -> Cost:
     parts, module = plan.parts.get(name, ()), contender.module
-    x = _noise(contender, 1, plan.seconds)
+    x, units = contender.noise(1, _size(plan, contender, plan.seconds)), _units(plan, plan.seconds)
     with torch.no_grad():
         codes = contender.encode(x)
-        halves = {"encode": partial(contender.encode, x), "decode": partial(contender.decode, codes)}
+        halves: dict[str, Callable[[], object]] = {"encode": partial(contender.encode, x)}
+        if contender.decode is not None:
+            halves["decode"] = partial(contender.decode, codes)
         counts = {half: multiply_adds(work, module, parts) for half, work in halves.items()}
         rounds = []
-        for _ in range(plan.rounds):
+        for _ in range(plan.rounds if parts else 0):
             with metered(module, parts, CLOCKS[clock]) as spent:
                 for work in halves.values():
                     work()
             rounds.append(spent)
     per_part = {
         part: (
-            sum(count[part] for count in counts.values()) / plan.seconds,
-            statistics.median(spent[part] for spent in rounds) / plan.seconds,
+            sum(count[part] for count in counts.values()) / units,
+            statistics.median(spent[part] for spent in rounds) / units,
         )
         for part in parts
     }
@@ -315,16 +362,27 @@ def _cost(plan: Benchmark, name: str, definition: str, contender: Contender, clo
         name,
         definition,
         sum(p.numel() for p in module.parameters()),
-        {half: count[""] / plan.seconds for half, count in counts.items()},
+        {half: count[""] / units for half, count in counts.items()},
         per_part,
     )
 
 
-def _there_and_back(contender: Contender, seconds: float) -> None:
+def _peaks(plan: Benchmark, contender: Contender, build: Callable[[], Contender]) -> dict[str, float | None]:
+    """Most memory of encoding a signal, and of there and back, each in a process of its own."""
+    size = _size(plan, contender, plan.seconds)
+    peaks = {"encode": peak_memory(build, partial(_encode, size=size))}
+    if contender.decode is not None:
+        peaks[BOTH] = peak_memory(build, partial(_there_and_back, size=size))
+    return peaks
+
+
+def _encode(contender: Contender, size: tuple[int, ...]) -> Any:
     with torch.no_grad():
-        contender.decode(contender.encode(_noise(contender, 1, seconds)))
+        return contender.encode(contender.noise(1, size))
 
 
-def _noise(contender: Contender, batch: int, seconds: float) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return 0.1 * torch.randn(batch, contender.channels, round(seconds * contender.sample_rate), generator=generator)
+def _there_and_back(contender: Contender, size: tuple[int, ...]) -> None:
+    assert contender.decode is not None
+    codes = _encode(contender, size)
+    with torch.no_grad():
+        contender.decode(codes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -24,14 +24,17 @@ class Benchmark(BaseModel):
         codecs: Cards.
         peers: Keys of the wing's ``PEERS``.
         reference: The one that ratios are against.
-        seconds: Of the single clip.
-        batch: Clips of a batch.
+        size: Samples along each axis of every signal, for signals without time: an image's height and width. Times are then per
+            signal, not per second.
+        seconds: Of the single clip, for signals with time.
+        batch: Signals of a batch.
         batch_seconds: Of each clip of a batch.
         train_seconds: Of each clip of a training batch, as many clips as ``batch``.
         rounds: Turns that each contender gets, after ``warmup`` uncounted ones.
         tasks: Which of :data:`TASKS` and :data:`STREAM` are timed, ``encode`` and ``decode`` always.
         kbps: Codec to the bitrate that it runs at, where that is not all of its codebooks.
-        pairs: Codec to the peer that is the same network without the contract: what the contract adds is shown.
+        pairs: Codec to the peer that is the same network without the contract: what the contract adds is shown. Peers that can,
+            take over the codec's weights, and how many of their ids equal the codec's is shown too.
         parts: Codec to the modules whose share of its time is shown.
         stored_ids: How many ids the bitstream is timed on.
     """
@@ -43,6 +46,7 @@ class Benchmark(BaseModel):
     codecs: tuple[str, ...] = Field(min_length=1)
     peers: tuple[str, ...] = ()
     reference: str
+    size: tuple[Annotated[int, Field(ge=1)], ...] = ()
     seconds: float = Field(5.0, gt=0)
     batch: int = Field(4, ge=1)
     batch_seconds: float = Field(2.0, gt=0)
@@ -54,6 +58,11 @@ class Benchmark(BaseModel):
     pairs: dict[str, str] = {}
     parts: dict[str, tuple[str, ...]] = {}
     stored_ids: int = Field(1_000_000, ge=1)
+
+    @property
+    def unit(self) -> str:
+        """What times are per."""
+        return self.modality if self.size else f"second of {self.modality}"
 
 
 def load_benchmark(source: str | Path) -> Benchmark:

@@ -39,17 +39,19 @@ def notes(report: BenchReport) -> list[str]:
 
 def _speed(report: BenchReport) -> Table:
     reference, clips = report.benchmark["reference"], report.benchmark["batch"]
-    table = Table(
-        title=f"ms per second of audio (training: per step), times faster than {reference} (range); batches of {clips}",
-        title_justify="left",
-    )
     columns = [task for task in COLUMNS if any(report.seconds(cost.contender, task) for cost in report.costs)]
+    training = " (training: per step)" if "train step" in columns else ""
+    batches = f"; batches of {clips}" if any(task.endswith("batch") for task in columns) else ""
+    table = Table(
+        title=f"ms per {report.unit}{training}, times faster than {reference} (range){batches}", title_justify="left"
+    )
     table.add_column("", no_wrap=True)
-    for name in (*columns, "peak MB"):
+    for name in (*columns, *(f"peak MB, {task}" for task in ("encode", BOTH))):
         table.add_column(name, justify="right")
     for cost in report.costs:
         cells = [_timed(report, cost.contender, task) for task in columns]
-        table.add_row(cost.contender, *cells, "-" if cost.peak_bytes is None else f"{cost.peak_bytes / 1e6:.0f}")
+        peaks = [cost.peak_bytes.get(task) for task in ("encode", BOTH)]
+        table.add_row(cost.contender, *cells, *("-" if peak is None else f"{peak / 1e6:.0f}" for peak in peaks))
     return table
 
 
@@ -64,17 +66,20 @@ def _timed(report: BenchReport, contender: str, task: str) -> str:
 
 
 def _pairs(report: BenchReport) -> Table:
-    """Our seconds by those of the same network without the contract."""
+    """Our seconds by those of the same network without the contract; the ids that both give, where weights are the same."""
     table = Table(title="codec / plain call of the same network (range): 1.05 is 5 % slower", title_justify="left")
     for name in ("", "plain"):
         table.add_column(name, no_wrap=True)
+    if report.same_ids:
+        table.add_column("same ids", justify="right")
     columns = [task for task in COLUMNS if any(report.seconds(codec, task) for codec in report.benchmark["pairs"])]
     for name in columns:
         table.add_column(name, justify="right")
     for codec, peer in report.benchmark["pairs"].items():
         found = [[1 / ratio for ratio in report.ratios(codec, task, peer)] for task in columns]
         cells = [f"{statistics.median(r):.3f} ({min(r):.2f}-{max(r):.2f})" if r else "-" for r in found]
-        table.add_row(codec, peer, *cells)
+        same = [f"{report.same_ids[codec]:.2%}" if codec in report.same_ids else "-"] if report.same_ids else []
+        table.add_row(codec, peer, *same, *cells)
     return table
 
 
@@ -97,14 +102,18 @@ def _streams(report: BenchReport) -> Table:
 def _limits(report: BenchReport) -> Table:
     rates = ", ".join(f"{name} {2 * rate / 1e9:.0f}" for name, rate in report.gemm.items())
     table = Table(
-        title=f"arithmetic limit at the best measured rate of matrix products (GFLOP/s: {rates})", title_justify="left"
+        title=f"arithmetic limit per {report.unit} at the best measured rate of matrix products (GFLOP/s: {rates})",
+        title_justify="left",
     )
     table.add_column("", no_wrap=True)
-    for name in ("M params", "encode GMAC/s", "limit ms", "of limit", "decode GMAC/s", "limit ms", "of limit"):
+    for name in ("M params", "encode GMAC", "limit ms", "of limit", "decode GMAC", "limit ms", "of limit"):
         table.add_column(name, justify="right")
     for cost in report.costs:
         cells = [f"{cost.parameters / 1e6:.1f}"]
         for task in ("encode", "decode"):
+            if task not in cost.multiply_adds:
+                cells += ["-"] * 3
+                continue
             limit, seconds = report.limit(cost, task), report.seconds(cost.contender, task)
             share = f"{limit / statistics.median(seconds):.0%}" if seconds else "-"
             cells += [f"{cost.multiply_adds[task] / 1e9:.2f}", f"{1000 * limit:.1f}", share]
@@ -113,7 +122,7 @@ def _limits(report: BenchReport) -> Table:
 
 
 def _parts(report: BenchReport, cost: Cost) -> Table:
-    table = Table(title=f"parts of {cost.contender}, per second of audio", title_justify="left")
+    table = Table(title=f"parts of {cost.contender}, per {report.unit}", title_justify="left")
     table.add_column("", no_wrap=True)
     for name in ("MMAC", "ms", "limit ms", "of limit"):
         table.add_column(name, justify="right")

@@ -71,6 +71,10 @@ class Coder(ABC):
     def code(self, signals: Sequence[Tensor], *, with_stability: bool = False) -> list[Coded]:
         """Encode and decode signals ``[C, ...]`` at the rate of ``spec``, together where that is possible."""
 
+    def prefixes(self, tokens: Tokens) -> list[Tensor]:
+        """What the first scale of an item's tokens decodes to, the first two, ... all, each ``[C, ...]``; none without scales."""
+        return []
+
 
 class CodecCoder(Coder):
     """A codec under evaluation."""
@@ -90,6 +94,12 @@ class CodecCoder(Coder):
         for _, group in groupby(signals, key=lambda signal: signal.shape[:-1]):
             done += self._code(list(group), with_stability)
         return done
+
+    def prefixes(self, tokens: Tokens) -> list[Tensor]:
+        if self.spec.scalable != "scales":
+            return []
+        counts = range(1, len(self.spec.scales) + 1)
+        return [self.codec.decode(tokens.prefix(scales=count))[0].cpu() for count in counts]
 
     def _code(self, signals: list[Tensor], with_stability: bool) -> list[Coded]:
         lengths = torch.tensor([signal.shape[-1] for signal in signals])

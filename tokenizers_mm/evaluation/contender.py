@@ -1,14 +1,16 @@
 """Contender: a network whose speed is measured, a codec of ours or a peer, and how a wing declares its peers.
 
-A wing's ``peers.py`` holds ``PEERS: dict[str, Peer]``. Speed doesn't depend on weights, so that peers are random ones.
+A wing's ``peers.py`` holds ``PEERS: dict[str, Peer]``. Speed doesn't depend on weights, so that peers are random ones; those
+that are the same network as a codec can take over its weights, so that their ids must be the same too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -23,21 +25,34 @@ class Contender:
 
     Args:
         module: All of its weights.
-        sample_rate: Hz of its signals.
+        sample_rate: Hz of its signals; None where there is no time.
         channels: Of its signals.
-        encode: Signals ``[B, C, N]`` to whatever ``decode`` takes.
-        decode: Back to signals.
+        encode: Signals ``[B, C, ...]`` to whatever ``decode`` takes.
+        decode: Back to signals; None for a network that only encodes.
         loss: Training forward of signals: a scalar that has a gradient for all that is trained by gradients.
         streams: The codec whose sessions are timed; None where there is nothing to stream with.
+        signal_range: What samples lie in.
+        adopt: Takes over the weights of a codec that is the same network; None where it can't.
+        ids: Ids ``[B, T]`` of what ``encode`` returned, to compare with a codec's of the same weights.
     """
 
     module: nn.Module
-    sample_rate: float
+    sample_rate: float | None
     channels: int
     encode: Callable[[Tensor], Any]
-    decode: Callable[[Any], Tensor]
+    decode: Callable[[Any], Tensor] | None
     loss: Callable[[Tensor], Tensor]
     streams: Codec | None = None
+    signal_range: tuple[float, float] = (-1.0, 1.0)
+    adopt: Callable[[Codec], None] | None = None
+    ids: Callable[[Any], Tensor] | None = None
+
+    def noise(self, batch: int, size: Sequence[int]) -> Tensor:
+        """Signals ``[batch, channels, *size]`` of weak noise around the middle of the range, always the same."""
+        generator = torch.Generator().manual_seed(0)
+        lowest, highest = self.signal_range
+        noise = torch.randn(batch, self.channels, *size, generator=generator)
+        return (lowest + highest) / 2 + 0.05 * (highest - lowest) * noise
 
 
 @dataclass(frozen=True)
@@ -63,18 +78,23 @@ def codec_contender(card: Card, kbps: float | None = None) -> Contender:
         kbps: Bitrate to run at, where it is scalable; by default all codebooks.
 
     Raises:
-        ValueError: If its signals have no rate, or it cannot run at that bitrate.
+        ValueError: If it cannot run at that bitrate.
     """
     codec = registry.build(card).eval()
     codec = codec if kbps is None else codec.with_bitrate(kbps)
-    if codec.spec.sample_rate is None or codec.signal_ndim != 3:
-        raise ValueError(
-            f"real-time factors need signals [B, C, N] with a sample rate, which {card.name!r} does not take"
-        )
 
     def loss(x: Tensor) -> Tensor:
         output = codec(x)
         return F.l1_loss(output.reconstruction, x) + output.quantizer_loss
 
     streams = codec if codec.streamable else None
-    return Contender(codec, codec.spec.sample_rate, codec.spec.channels or 1, codec.encode, codec.decode, loss, streams)
+    return Contender(
+        codec,
+        codec.spec.sample_rate,
+        codec.spec.channels or 1,
+        codec.encode,
+        codec.decode,
+        loss,
+        streams,
+        codec.signal_range or (-1.0, 1.0),
+    )

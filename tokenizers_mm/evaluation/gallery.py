@@ -95,7 +95,8 @@ class Gallery:
             shown = self._shown(kept.reconstruction, spec, render, kept.original)
             ids = self._ids(kept.tokens, shown["share"] if shown else 1.0)
             if shown or ids:
-                versions[index] = {**(shown or {}), "original": kept.original, "ids": ids}
+                strip = self._strip(kept.strip, spec)
+                versions[index] = {**(shown or {}), "original": kept.original, "ids": ids, "strip": strip}
         return {"originals": {path: shown for path, shown in originals.items() if shown}, "versions": versions}
 
     def _shown(self, name: str | None, spec: TokenSpec, render: Render, original: str | None = None) -> dict | None:
@@ -106,6 +107,18 @@ class Gallery:
         except (OSError, ValueError) as error:
             self.missing.append(f"{name}: {error}")
             return None
+
+    def _strip(self, name: str | None, spec: TokenSpec) -> dict | None:
+        """The picture of what first scales decode to, and its caption."""
+        render = getattr(registry.wing(self.report.modality, "show"), "render_strip", None)
+        if name is None or render is None:
+            return None
+        try:
+            shown = render(self._path(name), spec).to_dict()
+        except (OSError, ValueError) as error:
+            self.missing.append(f"{name}: {error}")
+            return None
+        return {"image": shown["image"], "caption": shown["caption"]}
 
     def _ids(self, name: str | None, share: float) -> dict[str, Any] | None:
         """The ids as rows of the ribbon: one per codebook and row of the grid, the grid's last axis to the right."""

@@ -20,6 +20,7 @@ from typing import Any
 
 from tokenizers_mm.evaluation.gallery import Gallery, worst_first
 from tokenizers_mm.evaluation.health import TokenHealth
+from tokenizers_mm.evaluation.html_rates import comparisons
 from tokenizers_mm.evaluation.html_table import family, measured, styles, summary_table, titles
 from tokenizers_mm.evaluation.report import CodecResult, Report
 
@@ -186,6 +187,7 @@ def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[st
         "series": [_series(*of_one) for of_one in zip(report.codecs, titles(report), styles(report), strict=True)],
         "items": items,
         "shown": len(media),
+        "rates": comparisons(report),
     }
 
 

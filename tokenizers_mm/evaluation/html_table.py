@@ -14,8 +14,8 @@ COLOURS, GREYS = 8, 4  # that the style sheet has for codecs and for families of
 
 
 def family(name: str) -> str:
-    """What a coder is called without its setting: ``Opus 6k`` and ``Opus 24k`` are one family."""
-    return re.sub(r"[\s@:_-]+\d+(\.\d+)?\s*k?(bit/s|bps)?$", "", name) or name
+    """What a coder is called without its setting: ``Opus 6k`` and ``Opus 24k`` are one family, and so are JPEG's q10 and q50."""
+    return re.sub(r"[\s@:_-]+(q|\d+:)?\d+(\.\d+)?\s*k?(bit/s|bps)?$", "", name) or name
 
 
 def measured(report: Report) -> list[str]:

@@ -233,8 +233,12 @@ class Report:
         return replace(self, codecs=tuple(codecs), kept=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values."""
-        return asdict(self)
+        """Everything as plain values; of kept strips only those that there are, so that older results keep their digest."""
+        plain = asdict(self)
+        for item in (item for result in plain["codecs"] for item in result["items"]):
+            if item["kept"] and item["kept"]["strip"] is None:
+                del item["kept"]["strip"]
+        return plain
 
     def to_json(self) -> str:
         """The report as strict JSON (no NaN or infinity), each list of numbers on one line."""

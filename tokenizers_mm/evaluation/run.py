@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
+from tokenizers_mm import registry
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.evaluation import environment
 from tokenizers_mm.evaluation.coders import Coded, Coder
@@ -95,6 +96,7 @@ def evaluate(
     named = load_codecs(codecs, device)
     plan = make_plan(one_modality(named), suite, data, split, limit, metrics, conditions, baselines, models)
     coders, unavailable = coders_of(named, plan)
+    join = getattr(registry.wing(plan.suite.modality, "show"), "beside", None) if keep is not None else None
     work = None if output is None else Path(f"{output}.partial")
     if work is not None and not resume:
         shutil.rmtree(work, ignore_errors=True)
@@ -105,7 +107,7 @@ def evaluate(
                 task = bar.add_task(
                     coder.name + ("" if len(plan.conditions) == 1 else f", {where}"), total=len(plan.items)
                 )
-                keeper = None if keep is None else Keeper(Path(keep), plan.files, coder.name, where)
+                keeper = None if keep is None else Keeper(Path(keep), plan.files, coder.name, where, join)
                 store = Store(work, coder.name, where, facts_of(plan, coder, change, keep))
                 job = _Run(coder, where, change, plan, score, store, keeper, batch_size)
                 results.append(summarise(coder, where, job.records(workers, partial(bar.advance, task)), plan.metrics))
@@ -225,7 +227,10 @@ class _Run:
 
     def _item(self, name: str, signal: Tensor, coded: Coded) -> ItemResult:
         spec, tokens = self.coder.spec, coded.tokens
-        kept = self.keeper(name, spec, signal, coded.estimate, tokens) if self.keeper else None
+        kept = None
+        if self.keeper:
+            prefixes = [] if tokens is None else self.coder.prefixes(tokens)
+            kept = self.keeper(name, spec, signal, coded.estimate, tokens, prefixes)
         return ItemResult(
             name=name,
             size=tuple(tokens.side["size"][0].tolist()) if tokens is not None else tuple(signal.shape[1:]),

@@ -43,12 +43,14 @@ def measure_storage(name: str, count: int, rounds: int, clock: str) -> list[Stor
     columns = [
         ((size - 1) * torch.rand(steps, generator=generator).square()).round().long() for size in spec.codebook_sizes
     ]
-    tokens = Tokens(torch.stack(columns, dim=-1)[None], spec)
-    ids, total = tokens.ids.numpy().astype(np.int16), steps * spec.num_codebooks
+    grid = torch.tensor([[1] * (len(spec.axes) - 1) + [steps]])
+    tokens = Tokens(torch.stack(columns, dim=-1)[None], spec, shapes=grid)
+    kind = np.int16 if max(spec.codebook_sizes) <= 2**16 else np.int32
+    ids, total = tokens.ids.numpy().astype(kind), steps * spec.num_codebooks
     formats: dict[str, tuple[Callable[[], bytes], Callable[[bytes], Any]]] = {
         "mmt": (lambda: bitstream.dumps(tokens), bitstream.loads),
         "npz": (lambda: _npz(ids), lambda data: np.load(io.BytesIO(data))["ids"]),
-        "int16": (ids.tobytes, lambda data: np.frombuffer(data, np.int16).copy()),
+        np.dtype(kind).name: (ids.tobytes, lambda data: np.frombuffer(data, kind).copy()),
     }
     files = {key: write() for key, (write, _) in formats.items()}
     seconds: dict[str, list[tuple[float, float]]] = {key: [] for key in formats}

@@ -101,6 +101,21 @@ def scale_strip(codec: Codec, image: Tensor) -> Tensor:
     return beside([*decoded, image.cpu()])
 
 
+def render_strip(path: str | Path, spec: TokenSpec) -> Exhibit:
+    """A strip of scales as a report shows it: prefixes, then the original.
+
+    Args:
+        path: The file, pictures side by side.
+        spec: Gives the channels to read it with.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`tokenizers_mm.image.files.read`.
+    """
+    return Exhibit(
+        "Decoded from the first scale alone, the first two, ... all of them; the original", _webp(_read(path, spec))
+    )
+
+
 @lru_cache(maxsize=4)
 def _read(path: str | Path, spec: TokenSpec) -> Tensor:
     return files.read(path, spec).expand(3, -1, -1)

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tokenizers_mm.codec import Codec, CodecOutput
+from tokenizers_mm.image.grid import original_sizes, resized
 from tokenizers_mm.nn.multiscale import MultiScaleQuantizer
 from tokenizers_mm.nn.resnet2d import Decoder2d, Encoder2d, halvings
 from tokenizers_mm.quantizers import usage
@@ -114,7 +114,7 @@ class VARTokenizer(Codec):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> CodecOutput:
         """Reconstruction with gradients, not clamped to [0, 1]; the images of a training batch have one size."""
         quantized = self.quantizer(self._features(x))
-        image = _resized(self._synthesise(quantized.features), x.shape[-2:])
+        image = resized(self._synthesise(quantized.features), x.shape[-2:])
         stats = usage(quantized.ids, self.spec.codebook_sizes)
         coarse = quantized.ids[:, : -self.spec.scales[-1]]
         stats["codes_used_coarse"] = usage(coarse, self.spec.codebook_sizes)["codes_used"]
@@ -128,27 +128,12 @@ class VARTokenizer(Codec):
         return Tokens(self.quantizer(self._features(x)).ids, self.spec)
 
     def _decode(self, tokens: Tokens) -> Tensor:
-        images = self._synthesise(self.quantizer.decode(tokens.ids)).clamp(0, 1)
-        sizes = tokens.side.get("size")
-        if sizes is None:
-            return images
-        height, width = sizes.amax(dim=0).tolist()
-        canvas = images.new_zeros(len(images), 3, height, width)
-        for place, image, size in zip(canvas, images, sizes.tolist(), strict=True):
-            place[:, : size[0], : size[1]] = _resized(image[None], size)[0].clamp(0, 1)
-        return canvas
+        return original_sizes(self._synthesise(self.quantizer.decode(tokens.ids)).clamp(0, 1), tokens)
 
     def _features(self, x: Tensor) -> Tensor:
         """What is quantized, ``[B, latent_channels, p, p]``."""
-        square = _resized(x, (self.image_size, self.image_size))
+        square = resized(x, (self.image_size, self.image_size))
         return self.project_in(self.encoder(square * 2 - 1))
 
     def _synthesise(self, features: Tensor) -> Tensor:
         return (self.decoder(self.project_out(features)) + 1) / 2
-
-
-def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Images at another size, unchanged where they have it."""
-    if tuple(x.shape[-2:]) == tuple(size):
-        return x
-    return F.interpolate(x, size=tuple(size), mode="bicubic", antialias=True)

@@ -10,25 +10,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-from einops import rearrange
 from torch import Tensor
-from torch.nn import functional as F
 
 from tokenizers_mm.codec import Codec, CodecOutput
+from tokenizers_mm.image.grid import grid_spec, grid_tokens, pad_to_grid, quantize_map, to_map
 from tokenizers_mm.nn.resnet2d import Decoder2d, Encoder2d, halvings
 from tokenizers_mm.quantizers import build_quantizer, usage
-from tokenizers_mm.tokens import Tokens, TokenSpec
+from tokenizers_mm.tokens import Tokens
 
 LLAMAGEN = {"kind": "gradient_vq", "codebook_size": 16384, "codebook_dim": 8, "normalise": True}
-
-
-def pad_to_grid(x: Tensor, hop: int) -> Tensor:
-    """Images ``[B, C, H, W]`` with their last row and column repeated up to the next multiples of ``hop``."""
-    height, width = x.shape[-2:]
-    if height % hop == 0 and width % hop == 0:
-        return x
-    return F.pad(x, (0, -width % hop, 0, -height % hop), mode="replicate")
 
 
 class VQGAN(Codec):
@@ -94,14 +84,7 @@ class VQGAN(Codec):
             upsamples=resamples,
             **shared,
         )
-        self.spec = TokenSpec(
-            modality="image",
-            codebook_sizes=self.quantizer.codebook_sizes,
-            axes=("height", "width"),
-            hop=(hop, hop),
-            channels=3,
-            scalable="columns" if self.quantizer.scalable else "none",
-        )
+        self.spec = grid_spec(self.quantizer, hop)
 
     @property
     def last_layer(self) -> Tensor:
@@ -111,14 +94,12 @@ class VQGAN(Codec):
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> CodecOutput:
         """Reconstruction with gradients, not clamped to [0, 1]; the images of a training batch have one size."""
         z = self._features(x)
-        quantized = self.quantizer(rearrange(z, "b d h w -> b (h w) d"))
+        quantized = quantize_map(self.quantizer, z)
         image = self._synthesise(quantized.features, z.shape[-2])[..., : x.shape[-2], : x.shape[-1]]
         return CodecOutput(image, quantized.ids, quantized.loss, usage(quantized.ids, self.spec.codebook_sizes))
 
     def _encode(self, x: Tensor, lengths: Tensor) -> Tokens:
-        z = self._features(x)
-        ids = self.quantizer(rearrange(z, "b d h w -> b (h w) d")).ids[..., : self.spec.num_codebooks]
-        return Tokens(ids, self.spec, shapes=torch.tensor(z.shape[-2:]).expand(len(x), -1))
+        return grid_tokens(self.quantizer, self._features(x), self.spec)
 
     def _decode(self, tokens: Tokens) -> Tensor:
         return self._synthesise(self.quantizer.decode(tokens.ids), int(tokens.shapes[0, 0])).clamp(0, 1)
@@ -128,4 +109,4 @@ class VQGAN(Codec):
         return self.encoder(pad_to_grid(x, self.hop) * 2 - 1)
 
     def _synthesise(self, features: Tensor, rows: int) -> Tensor:
-        return (self.decoder(rearrange(features, "b (h w) d -> b d h w", h=rows)) + 1) / 2
+        return (self.decoder(to_map(features, rows)) + 1) / 2

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizers_mm.audio.pretrained.base import PREFIX
 from tokenizers_mm.audio.pretrained.dac import DAC
+from tokenizers_mm.pretrained import PREFIX
 from tokenizers_mm.published import fit, read_checkpoint, refuse
 from tokenizers_mm.weights import read_config
 

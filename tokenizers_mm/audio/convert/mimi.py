@@ -14,8 +14,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from tokenizers_mm.audio.pretrained.base import PREFIX
 from tokenizers_mm.audio.pretrained.mimi import Mimi
+from tokenizers_mm.pretrained import PREFIX
 from tokenizers_mm.published import fit, read_checkpoint
 from tokenizers_mm.weights import read_config
 

@@ -16,8 +16,8 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenizers_mm.audio.pretrained.base import TransformersCodec, from_transformers
 from tokenizers_mm.codec import CodecOutput
+from tokenizers_mm.pretrained import TransformersCodec, from_transformers
 from tokenizers_mm.quantizers import usage
 from tokenizers_mm.tokens import Tokens, TokenSpec
 

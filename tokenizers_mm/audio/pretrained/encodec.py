@@ -17,8 +17,8 @@ from einops import rearrange
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from tokenizers_mm.audio.pretrained.base import TransformersCodec, from_transformers
 from tokenizers_mm.nn.conv import StreamState
+from tokenizers_mm.pretrained import TransformersCodec, from_transformers
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from tokenizers_mm.audio.pretrained.base import TransformersCodec
 from tokenizers_mm.audio.pretrained.xcodec import encode_residual, residual_model
+from tokenizers_mm.pretrained import TransformersCodec
 from tokenizers_mm.tokens import Tokens
 
 SAMPLE_RATE = 24000

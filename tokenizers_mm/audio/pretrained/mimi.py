@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizers_mm.audio.pretrained import causal
-from tokenizers_mm.audio.pretrained.base import TransformersCodec, from_transformers
 from tokenizers_mm.nn.conv import StreamState
+from tokenizers_mm.pretrained import TransformersCodec, from_transformers
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
 # The hub's flat layout -> the library's two halves: prefixes.

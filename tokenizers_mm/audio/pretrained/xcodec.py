@@ -18,7 +18,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizers_mm.audio.pretrained.base import TransformersCodec, from_transformers
+from tokenizers_mm.pretrained import TransformersCodec, from_transformers
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
 MODEL_RATE = 16000

@@ -70,6 +70,14 @@ function grid(frame, xTicks, yTicks) {
   ];
 }
 
+// Bits for the same quality: a row per coder, a column per anchor.
+function bitsTable(table, data) {
+  const head = h("tr", {}, h("th", { scope: "col" }, ""), data.anchors.map((name) => h("th", { scope: "col" }, `from ${name}`)));
+  const rows = data.rows.map((row) => h("tr", {}, h("th", { scope: "row" }, row.codec ? h("b", {}, row.name) : row.name),
+    row.cells.map(({ value, reason }) => h("td", { title: reason || null }, value == null ? DASH : `${value > 0 ? "+" : ""}${number(value, 1)} %`))));
+  table.replaceChildren(h("thead", {}, head), h("tbody", {}, rows));
+}
+
 function families(points) {
   const by = new Map();
   for (const p of points) by.set(`${p.condition}\n${p.family}`, [...(by.get(`${p.condition}\n${p.family}`) ?? []), p]);

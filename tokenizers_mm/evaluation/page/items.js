@@ -59,6 +59,11 @@ function itemCard(item, index, page) {
   });
   if (card.player.seconds > 0) element.append(transport(card, media));
   if (versions.children.length) element.append(versions);
+  for (const panel of card.panels.filter((p) => p.shown?.strip)) {
+    const { image, caption } = panel.shown.strip;
+    panel.strip = h("figure", { class: "strip" }, h("img", { src: image, alt: `${caption}: ${panel.name}` }), h("figcaption", { class: "quiet" }, `${panel.name}: ${caption.toLowerCase()}`));
+    element.append(panel.strip);
+  }
   element.append(numbersOf(card, page, !media));
   element.addEventListener("pointerdown", () => setCurrent(card));
   element.addEventListener("focusin", () => setCurrent(card));
@@ -183,7 +188,7 @@ function showPanels(card, state) {
   card.keys = [];
   card.panels.forEach((panel, i) => {
     const hidden = panel.series ? !visible.has(panel.series.index) : ![...panel.conditions].some((c) => c === state.condition);
-    for (const element of [panel.element, panel.column, ...(panel.cells ?? [])]) if (element) element.hidden = hidden;
+    for (const element of [panel.element, panel.column, panel.strip, ...(panel.cells ?? [])]) if (element) element.hidden = hidden;
     if (hidden || !panel.shown?.sound) return;
     const key = panel.element.querySelector("kbd");
     key.textContent = card.keys.length < 10 ? card.keys.length : "";

@@ -37,6 +37,9 @@ function drawItems() {
 function drawRate() {
   const metric = page.metrics.find((m) => m.key === $("rate-metric").value);
   $("rate-about").textContent = metric?.definition ?? "No metric has a value.";
+  const bits = metric && page.rates[state.condition]?.[metric.key];
+  $("rate-bits").hidden = !bits;
+  if (bits) bitsTable($("rate-bits-table"), bits);
   if (!metric) return;
   ratePlot($("rate-plot"), page.series.filter((s) => s.condition === state.condition && !state.hidden.has(s.name)), metric, page.unit);
 }
@@ -72,14 +75,17 @@ function fillControls() {
     const select = h("select", { "data-label": key, change: (e) => { state.labels[key] = e.target.value; reset(); } }, option("", "any"), values.map((v) => option(v, v)));
     $("label-filters").append(h("label", {}, `${key[0].toUpperCase()}${key.slice(1)} `, select));
   }
-  const listen = page.shown ? " Every version of an item runs in step: switching keeps the position. Below each picture its token ids, a row per codebook and a colour per id. " : "";
-  const some = `Sound and pictures come with ${page.shown} of ${page.items.length} items, the worst. `;
+  const timed = page.items.some((item) => item.seconds != null);
+  const step = timed ? " Every version of an item runs in step: switching keeps the position." : "";
+  const listen = page.shown ? `${step} Below each picture its token ids, a row per codebook${timed ? "" : " and row of the grid"} and a colour per id. ` : "";
+  const some = `${timed ? "Sound and pictures" : "Pictures"} come with ${page.shown} of ${page.items.length} items, the worst. `;
   const which = !page.shown ? "This page was made without sound and pictures." : page.shown < page.items.length ? some : "";
   $("items-about").append(which + listen);
   if (page.shown) {
-    const keys = [["0", "original"], ["1–9", "reconstructions"], ["x", "back and forth"], ["space", "play or pause"], ["j k", "next or previous item"]];
+    const playing = timed ? [["0", "original"], ["1–9", "reconstructions"], ["x", "back and forth"], ["space", "play or pause"]] : [];
+    const keys = [...playing, ["j k", "next or previous item"]];
     $("items-about").append(h("span", { class: "keys" }, keys.flatMap(([key, what]) => [h("kbd", {}, key), ` ${what}  `])));
-    $("filters").append(h("label", { class: "check" }, h("input", { type: "checkbox", id: "loop", change: (e) => setLoop(e.target.checked) }), " Loop"));
+    if (timed) $("filters").append(h("label", { class: "check" }, h("input", { type: "checkbox", id: "loop", change: (e) => setLoop(e.target.checked) }), " Loop"));
   }
 }
 

@@ -1,10 +1,13 @@
-"""How the published descendants of VQGAN name their weights, and the sizes that weights under our names imply."""
+"""How the published descendants of VQGAN name their weights, and the sizes that weights under our names imply.
+
+Taming's names are also those of IBQ, VAR, Janus, Cosmos, Open-MAGVIT2 and MaskGIT's VQGAN, each with a few of its own.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,11 +31,13 @@ _RENAMED = (
     (r"\.mid\.block_1\.", ".middle.0."),
     (r"\.mid\.attn_1\.", ".middle.1."),
     (r"\.mid\.block_2\.", ".middle.2."),
-    (r"\.mid\.", ".middle."),
+    (r"\.mid(_block)?\.", ".middle."),
     (r"\.(down|up|conv_blocks)\.", ".levels."),
     (r"(levels\.\d+)\.(block|res)\.", r"\1.blocks."),
     (r"(levels\.\d+)\.attn\.", r"\1.attentions."),
-    (r"\.(downsample|upsample)\.conv\.", ".resample."),
+    (r"\.(downsample|upsample|upsample_conv)(\.conv1?)?\.(?=weight$|bias$)", ".resample."),
+    (r"(adaptive\.\d+)\.gamma\.", r"\1.scale."),
+    (r"(adaptive\.\d+)\.beta\.", r"\1.shift."),
     (r"^quantize\.embedding\.weight$", "codebook"),
 )
 
@@ -51,11 +56,11 @@ def ours(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ValueError: If a query, key or value projection lacks the two others.
     """
-    renamed = {_renamed(key): tensor for key, tensor in tensors.items() if not key.startswith(DROPPED)}
+    renamed = {our_name(key): tensor for key, tensor in tensors.items() if not key.startswith(DROPPED)}
     if any(key.startswith("decoder.up.") for key in tensors) and not _lowest_first(renamed):
         last = max(_levels(renamed, "decoder"))  # taming counts the decoder's levels from the highest resolution
         renamed = {
-            re.sub(r"^(decoder\.levels\.)(\d+)", lambda m: f"{m[1]}{last - int(m[2])}", key): tensor
+            re.sub(r"^(decoder\.(?:levels|adaptive)\.)(\d+)", lambda m: f"{m[1]}{last - int(m[2])}", key): tensor
             for key, tensor in renamed.items()
         }
     flat = {key: t.flatten(1) if _in_attention(key) and t.ndim == 4 else t for key, t in renamed.items()}
@@ -76,24 +81,38 @@ def network_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
     Raises:
         ValueError: If a layer that decides them is missing.
     """
-    needed = ("encoder.conv_in.weight", "encoder.conv_out.weight", "encoder.levels.0.blocks.0.conv1.weight")
-    refuse({"missing keys": [key for key in needed if key not in tensors]}, "VQGAN")
-    channels = len(tensors["encoder.conv_in.weight"])
-    levels = _levels(tensors, "encoder")
-    widths = [len(tensors[key]) for i in levels if (key := f"encoder.levels.{i}.blocks.0.conv1.weight") in tensors]
     resamples = _count(tensors, r"encoder\.levels\.\d+\.resample\.weight")
     return {
         "hop": 2**resamples,
-        "channels": channels,
-        "multipliers": [width // channels for width in widths],
-        "blocks": _count(tensors, r"encoder\.levels\.0\.blocks\.\d+\.conv1\.weight"),
+        **level_arguments(tensors, "encoder"),
         "level_attention": _count(tensors, r"encoder\.levels\.\d+\.attentions\.0\.qkv\.weight") > 0,
         "middle_attention": "encoder.middle.1.qkv.weight" in tensors,
         "latent_channels": len(tensors["encoder.conv_out.weight"]),
     }
 
 
-def _renamed(key: str) -> str:
+def level_arguments(tensors: Mapping[str, Tensor], part: Literal["encoder", "decoder"]) -> dict[str, Any]:
+    """Width, widths of the levels and blocks per level of an encoder, or of a decoder that has no encoder beside it.
+
+    Raises:
+        ValueError: If a layer that decides them is missing.
+    """
+    needed = [f"{part}.conv_in.weight", f"{part}.conv_out.weight", f"{part}.levels.0.blocks.0.conv1.weight"]
+    refuse({"missing keys": [key for key in needed if key not in tensors]}, "VQGAN")
+    levels = _levels(tensors, part)
+    widths = [len(tensors[key]) for i in levels if (key := f"{part}.levels.{i}.blocks.0.conv1.weight") in tensors]
+    if part == "decoder":
+        widths.reverse()
+    channels = len(tensors["encoder.conv_in.weight"]) if part == "encoder" else widths[0]
+    return {
+        "channels": channels,
+        "multipliers": [width // channels for width in widths],
+        "blocks": _count(tensors, rf"{part}\.levels\.0\.blocks\.\d+\.conv1\.weight"),
+    }
+
+
+def our_name(key: str) -> str:
+    """A published weight's name as ours, levels of decoders and projections of attention aside."""
     for pattern, replacement in _RENAMED:
         key = re.sub(pattern, replacement, key)
     return key

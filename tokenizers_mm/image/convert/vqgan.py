@@ -105,31 +105,43 @@ def convert_var(
     """
     renamed = {_var_name(key): t for key, t in ours(read_checkpoint(source, allow_pickle=allow_pickle)).items()}
     arguments = network_arguments(renamed)
-    codebook = _codebook(renamed, "quantizer.codebook.weight", "VAR's tokenizer")
+    codebook = codebook_of(renamed, "quantizer.codebook.weight", "VAR's tokenizer")
     arguments |= {
         "codebook_size": len(codebook),
         "refinements": len({key.split(".")[2] for key in renamed if key.startswith("quantizer.refinements.")}),
     }
-    return _save(VARTokenizer, arguments, renamed, output, "VAR's tokenizer")
+    return save_converted(VARTokenizer, arguments, renamed, output, "VAR's tokenizer")
 
 
 def _vqgan(tensors: Mapping[str, Tensor], quantizer: Mapping[str, Any], output: str | Path, family: str) -> Path:
-    codebook = _codebook(tensors, "codebook", family)
+    codebook = codebook_of(tensors, "codebook", family)
     own_codebook = "quantizer.codebook" if quantizer["kind"] == "ibq" else "quantizer.codebook.weight"
     renamed = {own_codebook if key == "codebook" else _project(key): t for key, t in tensors.items()}
     arguments = network_arguments(tensors)
     arguments["quantizer"] = {**quantizer, "codebook_size": len(codebook), "codebook_dim": codebook.shape[1]}
     flat = {k: t.flatten(1) if k.startswith("quantizer.project") and t.ndim == 4 else t for k, t in renamed.items()}
-    return _save(VQGAN, arguments, flat, output, family)
+    return save_converted(VQGAN, arguments, flat, output, family)
 
 
-def _save(
+def save_converted(
     codec_class: type[Codec],
     arguments: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     output: str | Path,
     family: str,
 ) -> Path:
+    """Write published weights under our names as a folder that ``load`` reads.
+
+    Args:
+        codec_class: Whose they are.
+        arguments: Its ``__init__`` arguments.
+        tensors: The weights.
+        output: The folder.
+        family: What they should be, for messages.
+
+    Raises:
+        ValueError: If keys are missing, unknown or of the wrong shape.
+    """
     with torch.device("meta"):  # only its keys and shapes matter, the values all come from the file
         codec = codec_class(**arguments)
     codec.load_state_dict(fit(tensors, codec.state_dict(), family), assign=True)
@@ -137,7 +149,8 @@ def _save(
     return Path(output)
 
 
-def _codebook(tensors: Mapping[str, Tensor], key: str, family: str) -> Tensor:
+def codebook_of(tensors: Mapping[str, Tensor], key: str, family: str) -> Tensor:
+    """The codebook ``[K, D]``; raises ``ValueError`` if there is none under that key."""
     if key not in tensors or tensors[key].ndim != 2:
         refuse({"missing keys": ["quantize.embedding.weight [K, D]"]}, family)
     return tensors[key]
