@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tokenizers_mm.image import VARTokenizer
+import tokenizers_mm as tm
+from tokenizers_mm import registry
+from tokenizers_mm.image import VARTokenizer, files
 from tokenizers_mm.nn.multiscale import MultiScaleQuantizer
 
 TINY = {
@@ -111,6 +113,17 @@ def test_more_scales_tell_more_once_trained() -> None:
     errors = [float(F.mse_loss(codec.decode(tokens.prefix(scales=s)), x)) for s in (1, 2, 3, 4)]
     assert errors[0] > errors[3]
     assert errors[3] < 0.9 * float(x.var())
+
+
+def test_every_scale_of_the_shipped_codec_lowers_the_error() -> None:
+    codec = tm.load("var-128")
+    folder = registry.data_path("eval") / "samples" / "images"
+    errors = torch.zeros(len(codec.spec.scales))
+    for path in sorted(folder.glob("*.png"))[:6]:
+        x = files.read(path, codec.spec)[None]
+        tokens = codec.encode(x)
+        errors += torch.stack([F.mse_loss(codec.decode(tokens.prefix(scales=s)), x) for s in range(1, len(errors) + 1)])
+    assert (errors.diff() < 0).all()
 
 
 def test_reviving_keeps_more_codes_in_use() -> None:
