@@ -1,0 +1,8 @@
+"""Published time-series checkpoints to folders that load: one entry in ``CONVERTERS`` per family."""
+
+from tokenizers_mm.published import Converter
+from tokenizers_mm.timeseries.convert.timercd import convert_timercd
+
+CONVERTERS: dict[str, Converter] = {
+    "timercd": convert_timercd,
+}
