@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Self
 
@@ -173,7 +174,7 @@ class TimeRCD(nn.Module):
 def _head(widths: tuple[int, ...], dropout: float) -> nn.Sequential:
     """Linear layers with GELU and dropout between, drawn by Xavier's normal rule."""
     layers: list[nn.Module] = []
-    for narrow, wide in zip(widths, widths[1:], strict=False):
+    for narrow, wide in pairwise(widths):
         linear = nn.Linear(narrow, wide)
         nn.init.xavier_normal_(linear.weight)
         nn.init.zeros_(linear.bias)
