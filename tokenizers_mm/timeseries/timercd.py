@@ -49,6 +49,7 @@ class TimeRCD(nn.Module):
         heads: Attention heads.
         dropout: In feed-forward branches and heads.
         multivariate: Whether it is for series of several variates (the published ones are for either).
+        window: Steps that :meth:`predict` shows it at once: as many as it was trained on.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class TimeRCD(nn.Module):
         heads: int = 8,
         dropout: float = 0.1,
         multivariate: bool = False,
+        window: int = 5000,
     ) -> None:
         super().__init__()
         self.config: dict[str, Any] = {
@@ -70,8 +72,9 @@ class TimeRCD(nn.Module):
             "heads": heads,
             "dropout": dropout,
             "multivariate": multivariate,
+            "window": window,
         }
-        self.patch_size, self.multivariate = patch_size, multivariate
+        self.patch_size, self.multivariate, self.window = patch_size, multivariate, window
         self.encoder = PatchEncoder(patch_size, dim, layers, heads, dropout, multivariate)
         self.project = nn.Linear(dim, patch_size * step_dim)
         self.anomaly_head = _head((step_dim, step_dim // 2, 2), dropout)
@@ -112,7 +115,7 @@ class TimeRCD(nn.Module):
         x: Tensor,
         *,
         return_logits: bool = False,
-        window: int = 5000,
+        window: int | None = None,
         overlap: float = 0.5,
         batch_size: int = 16,
         max_patches: int = 8192,
@@ -121,7 +124,7 @@ class TimeRCD(nn.Module):
         from tokenizers_mm.timeseries.windows import predict
 
         scores, logits = predict(
-            self, x, window=window, overlap=overlap, batch_size=batch_size, max_patches=max_patches
+            self, x, window=window or self.window, overlap=overlap, batch_size=batch_size, max_patches=max_patches
         )
         return (scores, logits) if return_logits else scores
 

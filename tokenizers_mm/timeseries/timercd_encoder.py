@@ -60,7 +60,9 @@ class PatchEncoder(nn.Module):
         rotation = rotary(places.flatten(1), self.dim)
         usable = rearrange(valid, "b (p s) -> b p s", s=self.patch_size).any(-1).repeat(1, channels)
         variates = torch.arange(channels, device=x.device).repeat_interleave(count)
-        h = self.embed(patches)
+        h = self.embed(patches).to(
+            self.embed.weight.dtype
+        )  # in mixed precision, too, the residual stream keeps its digits
         for layer in self.layers:
             h = layer(h, rotation, usable, variates)
         return rearrange(h, "b (c p) d -> b c p d", c=channels)
