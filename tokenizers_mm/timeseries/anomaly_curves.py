@@ -8,6 +8,7 @@ thresholds are taken at equally spaced ranks. Values equal TSB-AD's; the work is
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.signal import argrelextrema
@@ -116,7 +117,7 @@ def _merged(events: np.ndarray, width: int, n: int) -> list[tuple[int, int]]:
     """Events with their borders; those whose borders meet are one."""
     half = width // 2
     merged = [[max(int(events[0][0]) - half, 0), 0]]
-    for (_, end), (start, _) in zip(events, events[1:], strict=False):
+    for (_, end), (start, _) in pairwise(events):
         if end - 1 + half < start - half:
             merged[-1][1] = int(end) + half
             merged.append([int(start) - half, 0])

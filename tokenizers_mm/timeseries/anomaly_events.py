@@ -1,8 +1,8 @@
 """Anomaly metrics of events: affiliation, range-based and point-adjusted F1, each the best over 100 equally spaced thresholds.
 
-Affiliation: "Local Evaluation of Time Series Anomaly Detection Algorithms" (Huet et al., 2022). Range-based: "Precision and Recall
-for Time Series" (Tatbul et al., 2018) with a flat bias, a reciprocal cardinality and an existence weight of 0.2. Values equal
-those of TSB-AD (Liu & Paparrizos, 2024). The affiliation integrals are taken exactly as sums over parts of steps on which what is
+Affiliation: "Local Evaluation of Time Series Anomaly Detection Algorithms" (Huet et al., 2022). Range-based: "Precision and
+Recall for Time Series" (Tatbul et al., 2018) with a flat bias, a reciprocal cardinality and an existence weight of 0.2.
+Values equal those of TSB-AD (Liu & Paparrizos, 2024). The affiliation integrals are taken exactly as sums over parts of steps on which what is
 integrated is linear.
 """
 
