@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ def convert_timercd(
     )
     dim, patch_size = tensors["encoder.embed.weight"].shape
     biases = [key for key in tensors if key.endswith("variate_bias")]
-    arguments = {
+    arguments: dict[str, Any] = {
         "patch_size": patch_size,
         "dim": dim,
         "step_dim": len(tensors["project.weight"]) // patch_size,

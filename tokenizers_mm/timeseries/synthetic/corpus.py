@@ -109,7 +109,10 @@ def read_settings(folder: str | Path) -> CorpusSettings:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         version = found.pop("version")
-        settings = CorpusSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in found.items()})
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
+        }
+        settings = CorpusSettings(**plain)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} does not describe a corpus: {error}") from None
     if version != VERSION:

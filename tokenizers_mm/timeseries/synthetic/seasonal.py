@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -149,7 +150,7 @@ def _without(rng: Generator, parts: tuple, below: int) -> tuple:
     return parts[:gone] + parts[gone + 1 :]
 
 
-_WAVES: dict[str, Callable[[Generator, Wave], Wave]] = {
+_WAVES: dict[str, Callable[[Generator, Any], Wave]] = {
     "waveform": _waveform,
     "phase": _phase,
     "more harmonics": _more_harmonics,
@@ -166,4 +167,5 @@ _WAVES: dict[str, Callable[[Generator, Wave], Wave]] = {
     "wavelet amplitude": _atoms(lambda rng, a: (*a[:3], a[3] * _either(rng, (-1.0, 0.5), (1.5, 2.5)))),
     "more wavelets": _more_wavelets,
     "fewer wavelets": _fewer_wavelets,
-}  # type: ignore[dict-item]  # each takes the waveform that it is drawn for
+}
+"""By name of a change; each takes the kind of waveform that it is drawn for."""

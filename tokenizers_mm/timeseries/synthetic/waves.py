@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -89,7 +90,7 @@ def atom(rng: Generator, family: str) -> tuple[str, float, float, float]:
     return family, rng.uniform(0.2, 1.0), rng.uniform(0, 1), rng.choice([-1, 1]) * rng.uniform(0.3, 1.0)
 
 
-def choose(rng: Generator, weights: dict[str, float]) -> str:
+def choose(rng: Generator, weights: Mapping[str, float]) -> str:
     """A key, with probability in proportion to its weight."""
     shares = np.array(list(weights.values()))
     return str(rng.choice(list(weights), p=shares / shares.sum()))

@@ -2,8 +2,8 @@
 
 Affiliation: "Local Evaluation of Time Series Anomaly Detection Algorithms" (Huet et al., 2022). Range-based: "Precision and
 Recall for Time Series" (Tatbul et al., 2018) with a flat bias, a reciprocal cardinality and an existence weight of 0.2.
-Values equal those of TSB-AD (Liu & Paparrizos, 2024). The affiliation integrals are taken exactly as sums over parts of steps on which what is
-integrated is linear.
+Values equal those of TSB-AD (Liu & Paparrizos, 2024). The affiliation integrals are taken exactly, as sums over parts of steps
+on which what is integrated is linear.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tokenizers_mm.timeseries.anomaly_curves import segments
+from tokenizers_mm.timeseries.anomaly.curves import segments
 
 THRESHOLDS = 100
 EXISTENCE = 0.2
