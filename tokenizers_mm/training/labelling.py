@@ -7,6 +7,7 @@ of one pass in which those steps are zero and out of attention's sight. Steps pa
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -20,6 +21,7 @@ from tokenizers_mm.training.autoencoder import planned_steps
 from tokenizers_mm.training.ema import WeightAverage
 from tokenizers_mm.training.objective import clip_gradients, require_finite
 from tokenizers_mm.training.schedule import build_scheduler
+from tokenizers_mm.weights import WEIGHTS, load_into
 
 IGNORED = -1
 """Label of steps that no loss counts."""
@@ -51,6 +53,7 @@ class LabellingModule(LightningModule):
         min_lr: Learning rate at the end of the cosine that follows; None keeps it constant, as published.
         gradient_clip: Largest total norm of the gradients; None for no clipping.
         ema_decay: Decay of the weight average used in validation and export; None for no average.
+        init_from: Folder of a network to start from; parts that it does not have keep their random start.
 
     Raises:
         ValueError: If ``mask_ratio`` is not in [0, 1).
@@ -68,13 +71,14 @@ class LabellingModule(LightningModule):
         min_lr: float | None = None,
         gradient_clip: float | None = None,
         ema_decay: float | None = None,
+        init_from: str | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= mask_ratio < 1:
             raise ValueError(f"mask_ratio must be in [0, 1), got {mask_ratio}")
         self.network, self.mask_ratio, self.reconstruction_weight = network, mask_ratio, reconstruction_weight
         self.make_optimizer, self.warmup_steps, self.min_lr = optimizer, warmup_steps, min_lr
-        self.gradient_clip = gradient_clip
+        self.gradient_clip, self.init_from = gradient_clip, init_from
         self.average = WeightAverage(network, ema_decay) if ema_decay is not None else None
         self.seen: list[tuple[Tensor, Tensor]] = []
 
@@ -82,6 +86,12 @@ class LabellingModule(LightningModule):
     def detector(self) -> nn.Module:
         """The network to validate and export: the weight average where there is one."""
         return self.average.module if self.average is not None else self.network
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self.init_from and self.trainer.ckpt_path is None:
+            load_into(self.network, Path(self.init_from) / WEIGHTS, strict=False)
+            if self.average is not None:
+                self.average.reset(self.network)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.network.parameters())
