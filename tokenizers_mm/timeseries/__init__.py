@@ -2,6 +2,7 @@
 
 from tokenizers_mm.timeseries.binning import ChronosBins
 from tokenizers_mm.timeseries.sax import SAX
+from tokenizers_mm.timeseries.timercd import TimeRCD
 from tokenizers_mm.timeseries.totem import TOTEM
 
-__all__ = ["SAX", "TOTEM", "ChronosBins"]
+__all__ = ["SAX", "TOTEM", "ChronosBins", "TimeRCD"]
