@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from tokenizers_mm.timeseries.timercd import TimeRCD
 
 SMALLEST_DEVIATION = 1e-8
+MOST_VARIATES = 64
+"""In one window: about as many as the published weights were trained on."""
 
 
 def predict(
@@ -28,7 +30,8 @@ def predict(
         window: Steps that the network sees at once; shorter series are one window.
         overlap: Share of a window that the next one repeats, in [0, 1).
         batch_size: Windows at once.
-        max_patches: Most patches of all variates in one window; more variates are scored in groups, logits averaged.
+        max_patches: Most patches of all variates in one window; more variates, or more than :data:`MOST_VARIATES`, are scored
+            in groups, logits averaged.
 
     Returns:
         Probabilities of an anomaly ``[N]`` and logits (anomalous minus normal) ``[N]``.
@@ -48,7 +51,7 @@ def predict(
     try:
         logits = torch.zeros(series.shape[-1], dtype=torch.float64)
         patches = -(-min(window, series.shape[-1]) // model.patch_size)
-        for group in _groups(series, max(2, max_patches // patches)):
+        for group in _groups(series, max(2, min(MOST_VARIATES, max_patches // patches))):
             logits += _windowed(model, group, window, overlap, batch_size) * (len(group) / len(series))
     finally:
         model.train(was_training)
