@@ -203,7 +203,7 @@ def test_lags_are_those_of_the_links() -> None:
         undisturbed = propagate(own, links)
         for child, link in links.items():
             assert all(0 <= lag <= LARGEST_LAG for _, lag, _ in link.parents)
-            parent, lag, weight = link.parents[0]
+            parent, lag, _ = link.parents[0]
             if link.activation != "identity" or sum(p == parent for p, _, _ in link.parents) != 1 or parent in links:
                 continue
             pushed = own.copy()
