@@ -312,12 +312,15 @@ def _construct(cls: type[Codec], config: Mapping[str, Any], overrides: Mapping[s
 
 
 def _load_card(card: Card, pretrained: bool, overrides: Mapping[str, Any], weights: str | Path | None) -> Codec:
+    codec = build(card, **overrides) if card.needs_no_weights else None
+    if codec is not None and not codec.state_dict():  # everything follows from the configuration
+        return codec
     if pretrained and weights is None and card.checkpoint is None:
         raise ValueError(
             f"no weights ship for {card.name!r}: load(..., pretrained=False) gives random ones; "
             f"a folder that you trained or converted is loaded by its path.{_how_to_convert(card)}"
         )
-    codec = build(card, **overrides)
+    codec = codec or build(card, **overrides)
     if pretrained:
         codec.load_weights(_weights_file(Path(weights)) if weights is not None else _card_weights(card))
     return codec

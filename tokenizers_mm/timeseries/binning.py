@@ -189,8 +189,7 @@ def clip_rate(tokens: Tokens, special_tokens: int = 2) -> Tensor:
 def _bins(spacing: Spacing, bins: int, low: float, high: float, mu: float) -> tuple[Tensor, Tensor]:
     """Centres ``[bins]`` and the edges between them ``[bins - 1]``."""
     if spacing == "quantile":
-        normal = torch.distributions.Normal(0.0, 1.0)
-        quantiles = normal.icdf(torch.arange(1, 2 * bins, dtype=torch.float64) / (2 * bins)).float()
+        quantiles = torch.special.ndtri(torch.arange(1, 2 * bins, dtype=torch.float64) / (2 * bins)).float()
         return quantiles[0::2], quantiles[1::2]
     centers = torch.linspace(low, high, bins)
     if spacing == "mu-law":

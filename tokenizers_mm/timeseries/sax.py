@@ -7,6 +7,8 @@ within a symbol's interval.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from einops import rearrange
 from torch import Tensor
@@ -15,12 +17,10 @@ from tokenizers_mm.codec import Codec, CodecOutput
 from tokenizers_mm.timeseries.scaling import standard_scale
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
-_NORMAL = torch.distributions.Normal(torch.tensor(0.0, dtype=torch.float64), torch.tensor(1.0, dtype=torch.float64))
-
 
 def breakpoints(alphabet_size: int) -> Tensor:
     """The normal quantiles at ``i / alphabet_size``, float64 ``[alphabet_size - 1]``."""
-    return _NORMAL.icdf(torch.arange(1, alphabet_size, dtype=torch.float64) / alphabet_size)
+    return torch.special.ndtri(torch.arange(1, alphabet_size, dtype=torch.float64) / alphabet_size)
 
 
 def segment_means(x: Tensor, segments: int) -> Tensor:
@@ -70,7 +70,7 @@ class SAX(Codec):
             raise ValueError(f"alphabet_size must be at least 2 and segment 1, got {alphabet_size} and {segment}")
         points = breakpoints(alphabet_size)
         ends = torch.full((1,), torch.inf, dtype=torch.float64)
-        density = _NORMAL.log_prob(torch.cat([-ends, points, ends])).exp()
+        density = (torch.cat([-ends, points, ends]).square() / -2).exp() / math.sqrt(2 * math.pi)
         self.register_buffer("breakpoints", points.float(), persistent=False)
         self.register_buffer("levels", (-density.diff() * alphabet_size).float(), persistent=False)
         self.segment = segment
