@@ -6,6 +6,8 @@ score of one stands at its middle.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
@@ -100,7 +102,9 @@ class MatrixProfile:
         x, window = _subject(signal)
         if window < 3:
             return torch.zeros(x.shape[1])
-        profiles = [np.asarray(stumpy.stump(row, window)[:, 0], float) for row in x]
+        with warnings.catch_warnings():  # stumpy takes series that repeat exactly for a mistake
+            warnings.simplefilter("ignore", UserWarning)
+            profiles = [np.asarray(stumpy.stump(row, window)[:, 0], float) for row in x]
         return _at_middles(np.nan_to_num(np.mean(profiles, axis=0), posinf=0.0), window)
 
 
