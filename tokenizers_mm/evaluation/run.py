@@ -31,6 +31,7 @@ from tokenizers_mm.evaluation.report import CodecResult, ItemResult, Report, Set
 from tokenizers_mm.evaluation.scoring import Job, Scorer, scorer
 from tokenizers_mm.evaluation.store import Record, Store
 from tokenizers_mm.evaluation.summarise import summarise
+from tokenizers_mm.tokens import TokenSpec
 
 # Clips are coded a few at a time and then measured: few, to bound memory; never both at once, as workers would disturb timing.
 CLIPS_PER_WORKER = 4
@@ -229,7 +230,7 @@ class _Run:
         kept = self.keeper(name, spec, signal, coded.estimate, tokens) if self.keeper else None
         return ItemResult(
             name=name,
-            size=tuple(tokens.side["size"][0].tolist()) if tokens is not None else tuple(signal.shape[1:]),
+            size=tuple(tokens.side["size"][0].tolist()) if tokens is not None else _size(signal, spec),
             seconds=signal.shape[-1] / spec.sample_rate if spec.sample_rate else None,
             steps=int(tokens.lengths[0]) if tokens is not None else 0,
             bits=coded.bits,
@@ -239,6 +240,11 @@ class _Run:
             kept=kept,
             stability=coded.stability,
         )
+
+
+def _size(signal: Tensor, spec: TokenSpec) -> tuple[int, ...]:
+    """Samples along each axis; channels count where they are an axis of the token grid."""
+    return tuple(signal.shape if spec.axes[0] == "channel" else signal.shape[1:])
 
 
 def _bar(show: bool) -> Progress:

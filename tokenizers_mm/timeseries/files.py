@@ -46,6 +46,7 @@ SAMPLE = "value"
 MAX_BYTES = 2**32
 """Most bytes that a gzipped file may unpack to: a small file can be a huge table."""
 
+_ETT_ROWS, _ETT_WINDOW = (8640, 11520, 14400), 96  # ends of training, validation and test (Zhou et al., 2021)
 _WRITTEN = (".csv", ".tsv", ".parquet", ".npy", ".npz")
 
 
@@ -70,6 +71,28 @@ class SeriesInfo:
     step: np.timedelta64 | None
     regular: bool
     missing: int
+
+
+def unpack_ett(table: Path, folder: Path) -> None:
+    """The test rows of an hourly ETT table, standardised by its training rows, as windows of 96 rows in a file each.
+
+    The first window is the look-back of the first test row, as the protocol has it.
+
+    Raises:
+        ValueError: If the table has fewer than 14,400 rows.
+    """
+    series = load(table)
+    if len(series) < _ETT_ROWS[2]:
+        raise ValueError(f"{table} must have at least {_ETT_ROWS[2]} rows, got {len(series)}")
+    scaled = scaled_by(series, series.rows(0, _ETT_ROWS[0]))
+    for start in range(_ETT_ROWS[1] - _ETT_WINDOW, _ETT_ROWS[2], _ETT_WINDOW):
+        part = scaled.rows(start, start + _ETT_WINDOW)
+        values = part.values.astype(np.float32)
+        save(folder / f"rows-{start}.csv", Series(values, part.names, part.times))
+
+
+ARCHIVES = {f"etth{i}.csv{gz}": unpack_ett for i in (1, 2) for gz in ("", ".gz")}
+"""Files that hold many items, by the end of their names: how an evaluation takes them apart."""
 
 
 def info(path: str | Path) -> SeriesInfo:
