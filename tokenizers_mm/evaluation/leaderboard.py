@@ -156,7 +156,9 @@ def _newest(entries: Sequence[_Entry]) -> list[_Entry]:
 def _from_folder(result: CodecResult) -> bool:
     """Whether a codec was given as a folder, which is nobody's to load by name."""
     shipped = {card.name for card in registry.list_codecs()}
-    return result.kind != "baseline" and result.codec not in shipped and not result.codec.startswith(HUB)
+    if result.kind == "detector":
+        return os.sep in result.codec
+    return result.kind == "codec" and result.codec not in shipped and not result.codec.startswith(HUB)
 
 
 def _variants(suite: Suite, entries: Sequence[_Entry]) -> list[_Entry]:
