@@ -131,7 +131,8 @@ class ChronosBins(Codec):
     def _encode(self, x: Tensor, lengths: Tensor) -> Tokens:
         y, side = self._scaled(x)
         ids = self.quantize(y)[..., : x.shape[-1]]
-        _warn(self, y, ids)
+        if self.spacing != "quantile":  # whose outermost bins are as full as the others
+            _warn(self, y, ids)
         shapes = torch.tensor(x.shape[1:]).expand(len(x), -1)
         return Tokens(rearrange(ids, "b c n -> b (c n) 1"), self.spec, shapes, side)
 
@@ -190,7 +191,7 @@ def _bins(spacing: Spacing, bins: int, low: float, high: float, mu: float) -> tu
     """Centres ``[bins]`` and the edges between them ``[bins - 1]``."""
     if spacing == "quantile":
         quantiles = torch.special.ndtri(torch.arange(1, 2 * bins, dtype=torch.float64) / (2 * bins)).float()
-        return quantiles[0::2], quantiles[1::2]
+        return quantiles[0::2].contiguous(), quantiles[1::2].contiguous()
     centers = torch.linspace(low, high, bins)
     if spacing == "mu-law":
         middle, half = (high + low) / 2, (high - low) / 2

@@ -105,10 +105,12 @@ class SAX(Codec):
 
     def _encode(self, x: Tensor, lengths: Tensor) -> Tokens:
         mean, deviation = standard_scale(x)
-        means = segment_means((x - mean[..., None]) / deviation[..., None], -(-x.shape[-1] // self.segment))
+        y = (x - mean[..., None]) / deviation[..., None]
+        means = segment_means(y, -(-x.shape[-1] // self.segment))
         ids = torch.bucketize(means.nan_to_num(nan=0.0), self.breakpoints, right=True)
         shapes = torch.tensor(ids.shape[1:]).expand(len(x), -1)
-        side = {"mean": mean, "deviation": deviation}
+        constant = (y.nan_to_num(nan=0.0) == 0).all(dim=-1)  # decoded as exactly that
+        side = {"mean": mean, "deviation": deviation.masked_fill(constant, 0)}
         return Tokens(rearrange(ids, "b c t -> b (c t) 1"), self.spec, shapes, side)
 
     def _decode(self, tokens: Tokens) -> Tensor:

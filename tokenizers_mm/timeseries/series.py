@@ -58,10 +58,11 @@ class Series:
 
     @property
     def step(self) -> np.timedelta64 | None:
-        """The median step in time; None without times or with a single sample."""
+        """The median step in time, the lower one of two; None without times or with a single sample."""
         if self.times is None or len(self) < 2:
             return None
-        return np.timedelta64(int(np.median(np.diff(self.times).astype(np.int64))), "ns")
+        steps = np.sort(np.diff(self.times).astype(np.int64))
+        return np.timedelta64(int(steps[(len(steps) - 1) // 2]), "ns")
 
     @property
     def is_regular(self) -> bool:
