@@ -60,7 +60,8 @@ def test_greedy_generation_equals_running_the_whole_each_time(lm: DecoderLM) -> 
 def test_sampled_ids_are_allowed_and_reproducible(lm: DecoderLM) -> None:
     ids, allowed = torch.randint(50, (2, 4)), torch.arange(50) % 3 == 0
     one, two = (
-        lm.generate(ids, 8, samples=5, allowed=allowed, top_k=4, generator=torch.Generator().manual_seed(3)) for _ in "ab"
+        lm.generate(ids, 8, samples=5, allowed=allowed, top_k=4, generator=torch.Generator().manual_seed(3))
+        for _ in "ab"
     )
     assert one.shape == (2, 5, 8)
     assert torch.equal(one, two)

@@ -24,7 +24,9 @@ def test_published_vectors(bins: ChronosBins) -> None:
     tokens = bins.encode(torch.tensor([[[1.0, 2, 3, 4]]]))
     assert tokens.ids.flatten().tolist() == [2104, 2158, 2213, 2267]
     assert tokens.side["scale"].tolist() == [[2.5]]
-    torch.testing.assert_close(bins.decode(tokens).flatten(), torch.tensor([1.0081, 1.9978, 3.0059, 3.9956]), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        bins.decode(tokens).flatten(), torch.tensor([1.0081, 1.9978, 3.0059, 3.9956]), atol=1e-4, rtol=0
+    )
     nothing = bins.encode(torch.full((1, 1, 7), NAN))
     assert nothing.ids.flatten().tolist() == [0] * 7
     assert nothing.side["scale"].tolist() == [[1.0]]
@@ -49,7 +51,11 @@ def test_ids_equal_those_of_the_package(bins: ChronosBins) -> None:
     theirs = chronos.MeanScaleUniformBins(-15.0, 15.0, config)
     generator = torch.Generator().manual_seed(0)
     for decade in range(-4, 5):
-        x = torch.randn(30, 512, generator=generator) * torch.exp(2 * torch.randn(30, 512, generator=generator)) * 10.0**decade
+        x = (
+            torch.randn(30, 512, generator=generator)
+            * torch.exp(2 * torch.randn(30, 512, generator=generator))
+            * 10.0**decade
+        )
         x[torch.rand(x.shape, generator=generator) < 0.05] = NAN
         x[0], x[1] = 0.0, NAN
         ids, mask, scale = theirs.context_input_transform(x)
@@ -128,7 +134,9 @@ def test_mu_law_bins_are_finer_near_zero_and_rise() -> None:
     assert centers[[0, -1]].tolist() == pytest.approx([-15, 15])
 
 
-@pytest.mark.parametrize("wrong", [{"low": 1.0, "high": 1.0}, {"vocabulary_size": 4}, {"window": 0}, {"scaling": "max"}])
+@pytest.mark.parametrize(
+    "wrong", [{"low": 1.0, "high": 1.0}, {"vocabulary_size": 4}, {"window": 0}, {"scaling": "max"}]
+)
 def test_wrong_settings_are_refused(wrong) -> None:
     with pytest.raises(ValueError, match="expected|must be"):
         ChronosBins(**wrong)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tokenizers_mm.timeseries import TOTEM
+from tokenizers_mm.timeseries import TOTEM, files
 from tokenizers_mm.timeseries.forecast import (
     BinForecaster,
+    BoostedForecaster,
     DLinear,
     LastValue,
+    RidgeForecaster,
     SeasonalNaive,
     TOTEMForecaster,
     mase,
@@ -112,3 +114,45 @@ def test_missing_futures_do_not_count() -> None:
     hidden = x.clone()
     hidden[..., 18:] = NAN
     torch.testing.assert_close(model(x[..., :16], hidden[..., 16:]), model(x[..., :16], x[..., 16:18]))
+
+
+def test_ridge_finds_a_linear_recurrence_and_boosting_a_pattern() -> None:
+    t = torch.arange(400.0)
+    x = torch.stack([torch.sin(t / 5), 100 + 7 * torch.sin(t / 9)])
+    ridge = RidgeForecaster(32, penalty=1e-9).fit(x[:, :300], 40)
+    assert (ridge(x[None, :, :300], 40)[0, ..., 0] - x[:, 300:340]).abs().max() < 0.05
+    pytest.importorskip("sklearn")
+    wave = torch.tensor([0.0, 1, 3, 1]).repeat(100)[None]
+    trees = BoostedForecaster(8).fit(wave[:, :300], 8)
+    assert (trees(wave[None, :, :300], 8)[0, ..., 0] - wave[:, 300:308]).abs().max() < 0.2
+    with pytest.raises(ValueError, match="needs 72 samples"):
+        RidgeForecaster(32).fit(x[:, :50], 40)
+
+
+def test_forecast_command_goes_on_with_the_clock(tmp_path, capsys) -> None:
+    from tokenizers_mm.cli import main
+
+    lines = [f"2024-01-{1 + i // 24:02d} {i % 24:02d}:00,{i % 24}" for i in range(240)]
+    (tmp_path / "x.csv").write_text("\n".join(["date,load", *lines]))
+    with pytest.raises(SystemExit) as done:
+        main(["forecast", str(tmp_path / "x.csv"), "-m", "seasonal", "-H", "30"])
+    assert done.value.code in (0, None)
+    found = files.load(tmp_path / "x-forecast.csv")
+    assert found.names == ("load",)
+    assert str(found.times[0]).startswith("2024-01-11T00:00")
+    assert found.values[0].tolist() == [i % 24 for i in range(30)]
+    with pytest.raises(SystemExit) as done:
+        main(
+            [
+                "forecast-eval",
+                str(tmp_path / "x.csv"),
+                "--horizons",
+                "12",
+                "--context",
+                "48",
+                "--models",
+                "last,seasonal",
+            ]
+        )
+    assert done.value.code in (0, None)
+    assert "seasonal" in capsys.readouterr().out

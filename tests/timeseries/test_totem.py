@@ -1,4 +1,4 @@
-"""TOTEM: published sizes, an independent network with the published keys, units, any length, missing values, thousands of channels."""
+"""TOTEM and SAX: published sizes, an independent network with the published keys, units, any length, thousands of channels."""
 
 from __future__ import annotations
 

@@ -114,5 +114,7 @@ BASELINES: dict[str, Baseline] = {
     **{f"means-{block}": _means(block) for block in (4, 8, 16)},
     **{f"uniform-{bits}": _uniform(bits, 1) for bits in (1, 2, 4, 8)},
     **{f"uniform-8-of-{block}": _uniform(8, block) for block in (4, 8)},
-    "float32": Baseline("float32, deflated", "Values as float32 through zlib 9, lossless.", _encode_deflated, _decode_deflated),
+    "float32": Baseline(
+        "float32, deflated", "Values as float32 through zlib 9, lossless.", _encode_deflated, _decode_deflated
+    ),
 }

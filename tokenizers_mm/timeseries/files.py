@@ -189,7 +189,8 @@ def read(
         float32 ``[C, N]``, NaN where missing.
 
     Raises:
-        As :func:`load`; also ValueError if a value is infinite, the spec wants another number of channels, or the rows do not exist.
+        As :func:`load`; also ValueError if a value is infinite, the spec wants another number of channels, or there are no
+            such rows.
     """
     if spec.modality != "timeseries":
         raise ValueError(f"expected a timeseries spec, got {spec.modality}")
@@ -306,8 +307,8 @@ def _delimited(path: Path, separator: str) -> pd.DataFrame:
 
 
 def _arrays(path: Path) -> Series:
-    with np.load(path, allow_pickle=False) if path.suffix == ".npz" else open(path, "rb") as file:
-        found = dict(file) if path.suffix == ".npz" else {"": np.load(file, allow_pickle=False)}
+    loaded = np.load(path, allow_pickle=False)
+    found: dict[str, np.ndarray] = {"": loaded} if isinstance(loaded, np.ndarray) else {**loaded}
     columns: dict[str, np.ndarray] = {}
     for name, array in found.items():
         if array.dtype.kind not in "fiub" or array.ndim not in (1, 2):

@@ -75,7 +75,11 @@ class SAX(Codec):
         self.register_buffer("levels", (-density.diff() * alphabet_size).float(), persistent=False)
         self.segment = segment
         self.spec = TokenSpec(
-            modality="timeseries", codebook_sizes=(alphabet_size,), axes=("channel", "time"), hop=(1, segment), channels=0
+            modality="timeseries",
+            codebook_sizes=(alphabet_size,),
+            axes=("channel", "time"),
+            hop=(1, segment),
+            channels=0,
         )
 
     breakpoints: Tensor
@@ -95,7 +99,9 @@ class SAX(Codec):
             ValueError: If their grids or lengths differ.
         """
         if not torch.equal(a.shapes, b.shapes) or not torch.equal(a.side["size"], b.side["size"]):
-            raise ValueError(f"series must be of one length, got {a.side['size'].tolist()} and {b.side['size'].tolist()}")
+            raise ValueError(
+                f"series must be of one length, got {a.side['size'].tolist()} and {b.side['size'].tolist()}"
+            )
         channels, segments = a.shapes[0].tolist()
         low, high = torch.minimum(a.ids, b.ids)[..., 0], torch.maximum(a.ids, b.ids)[..., 0]
         nearer = self.breakpoints[(high - 1).clamp(min=0)] - self.breakpoints[low.clamp(max=len(self.breakpoints) - 1)]
@@ -121,7 +127,11 @@ class SAX(Codec):
         sizes = tokens.side.get("size")
         longest = int(sizes[:, -1].max()) if sizes is not None else segments * self.segment
         out = y.new_zeros(*y.shape[:2], longest)
-        for row, target, n in zip(y, out, sizes[:, -1].tolist() if sizes is not None else [longest] * len(y), strict=True):
-            middles = (torch.arange(n, device=y.device) + 0.5) * (segments / n)  # the segment that holds a sample's middle
+        for row, target, n in zip(
+            y, out, sizes[:, -1].tolist() if sizes is not None else [longest] * len(y), strict=True
+        ):
+            middles = (torch.arange(n, device=y.device) + 0.5) * (
+                segments / n
+            )  # the segment that holds a sample's middle
             target[..., :n] = row[..., middles.long().clamp(max=segments - 1)]
         return out

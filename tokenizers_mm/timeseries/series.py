@@ -1,7 +1,7 @@
 """Series: values of one or more channels with names and timestamps, and tables (pandas) as series.
 
-Rows of a table are points in time. Codecs presuppose a regular clock: :meth:`Series.regular` puts irregular rows on one, NaN where
-nothing was measured.
+Rows of a table are points in time. Codecs presuppose a regular clock: :meth:`Series.regular` puts irregular rows on one, NaN
+where nothing was measured.
 """
 
 from __future__ import annotations

@@ -113,7 +113,9 @@ def _ribbon(axis: Axes, ids: Tensor, spec: TokenSpec) -> None:
     low, high = axis.get_ylim()
     height = 0.12 * (high - low)
     extent = (-0.5, len(shown) * hop - 0.5, low - 1.3 * height, low - 0.3 * height)
-    axis.imshow(shown[None].numpy(), aspect="auto", extent=extent, cmap="turbo", vmin=0, vmax=spec.codebook_sizes[0] - 1)
+    axis.imshow(
+        shown[None].numpy(), aspect="auto", extent=extent, cmap="turbo", vmin=0, vmax=spec.codebook_sizes[0] - 1
+    )
     axis.set_ylim(low - 1.5 * height, high)
 
 

@@ -72,7 +72,9 @@ def from_published(tensors: Mapping[str, Tensor]) -> TOTEM:
             factor=factor,
             hidden=hidden,
             residual_width=len(tensors["encoder._residual_stack._layers.0._block.1.weight"]),
-            blocks=len({m[1] for key in tensors if (m := re.match(r"encoder\._residual_stack\._layers\.(\d+)\.", key))}),
+            blocks=len(
+                {m[1] for key in tensors if (m := re.match(r"encoder\._residual_stack\._layers\.(\d+)\.", key))}
+            ),
             latent_dim=codes.shape[1],
             quantizer={"kind": "gradient_vq", "codebook_size": len(codes), "commitment_weight": 0.25},
         )

@@ -62,7 +62,8 @@ class DLinear(nn.Module):
         """
         if horizon not in (None, self.horizon) or past.shape[-1] < self.context:
             raise ValueError(
-                f"expected a past of at least {self.context} samples and horizon {self.horizon}, got {past.shape[-1]} and {horizon}"
+                f"expected a past of at least {self.context} samples and horizon {self.horizon}, "
+                f"got {past.shape[-1]} and {horizon}"
             )
         x = carried(past)[..., -self.context :]
         smooth = F.avg_pool1d(F.pad(x, (self.kernel // 2, self.kernel // 2), mode="replicate"), self.kernel, 1)

@@ -85,7 +85,11 @@ class BinForecaster(nn.Module):
         """
         if horizon < 1:
             raise ValueError(f"horizon must be at least 1, got {horizon}")
-        rows, pieces, allowed = past.flatten(0, 1), [], torch.arange(self.bins.spec.codebook_sizes[0]) >= self.bins.first
+        rows, pieces, allowed = (
+            past.flatten(0, 1),
+            [],
+            torch.arange(self.bins.spec.codebook_sizes[0]) >= self.bins.first,
+        )
         for start in range(0, horizon, self.block):
             seen = rows[:, -self.context :]
             scale = mean_scale(seen)
