@@ -103,7 +103,9 @@ class DetectorCoder(Coder):
 
 
 def detects(modality: str) -> bool:
-    """Whether a modality is a wing of detectors."""
+    """Whether a modality is a wing of detectors, inside another wing."""
+    if "." not in modality:
+        return False
     try:
         registry.wing(modality, "detectors")
     except ValueError:

@@ -56,6 +56,7 @@ class _Column:
 
 def _columns(report: Report) -> list[_Column]:
     unit, timed = report.codecs[0].rate_unit, report.codecs[0].rate_unit == "kbit/s"
+    coded = any(result.file_rate is not None for result in report.codecs)  # detectors give nothing back
     per, ids = ("s/s", "1/s") if timed else ("s", "1/sample")
     columns = [
         _Column("rate", unit, 2, lambda r: r.file_rate, definition="As written to files, everything included."),
@@ -64,11 +65,31 @@ def _columns(report: Report) -> list[_Column]:
         *(_metric(report, key) for key in measured(report)),
         _Column("in use", "%", 1, _health("utilisation", 100), "higher", definition="Codebook entries that occur."),
         _Column("perplexity", "", 0, _health("perplexity"), definition="2 to the entropy of the ids."),
-        _Column("encode", per, 3, lambda r: r.encode.mean, "lower", lambda r: r.encode, "Computing time."),
-        _Column("decode", per, 3, lambda r: r.decode.mean, "lower", lambda r: r.decode, "Computing time."),
+        _Column(
+            "encode" if coded else "time",
+            per,
+            3,
+            lambda r: r.encode.mean,
+            "lower",
+            lambda r: r.encode,
+            "Computing time.",
+        ),
+        _Column(
+            "decode",
+            per,
+            3,
+            lambda r: r.decode.mean if coded else None,
+            "lower",
+            _decode if coded else None,
+            "Computing time.",
+        ),
         _Column("parameters", "M", 2, lambda r: r.parameters / 1e6 if r.parameters else None, extra=True),
     ]
     return [column for column in columns if column.summary or any(column.value(r) is not None for r in report.codecs)]
+
+
+def _decode(result: CodecResult) -> Summary:
+    return result.decode
 
 
 def _metric(report: Report, key: str) -> _Column:

@@ -111,6 +111,7 @@ function restoreTheme() {
   } catch { /* as above */ }
 }
 
+$("rate").hidden = page.series.every((s) => s.rate === null); // detectors write nothing
 restoreTheme();
 sortable($("summary"));
 fillControls();
