@@ -138,5 +138,5 @@ def test_mu_law_bins_are_finer_near_zero_and_rise() -> None:
     "wrong", [{"low": 1.0, "high": 1.0}, {"vocabulary_size": 4}, {"window": 0}, {"scaling": "max"}]
 )
 def test_wrong_settings_are_refused(wrong) -> None:
-    with pytest.raises(ValueError, match="expected|must be"):
+    with pytest.raises(ValueError, match=r"expected|must be"):
         ChronosBins(**wrong)
