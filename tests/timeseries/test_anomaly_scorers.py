@@ -88,7 +88,7 @@ def test_bad_series_are_one_clear_error(name: str, bad: Tensor, kind: type[Excep
         scorers()[name].score(bad)
 
 
-@pytest.mark.parametrize("name", ["z-score", "sub-pca", "timercd"])
+@pytest.mark.parametrize("name", ["z-score", "sub-pca", pytest.param("timercd", marks=pytest.mark.slow)])
 def test_thousands_of_variates(name: str) -> None:
     assert scorers()[name].score(torch.randn(5000, 40)).shape == (40,)
 
@@ -96,7 +96,7 @@ def test_thousands_of_variates(name: str) -> None:
 @pytest.mark.parametrize("name", CLASSICAL)
 def test_a_planted_anomaly_scores_highest(name: str) -> None:
     x = series(1500)
-    x[700:730] = x[700:730].flip(0) * 0.3 + 0.4
+    x[700:730] += 3
     found = scorers()[name].score(x)
     assert 660 <= int(found.argmax()) <= 770
 

@@ -18,7 +18,7 @@ from tokenizers_mm.timeseries.anomaly.prepare import prepared
 from tokenizers_mm.timeseries.windows import standardise
 
 SMALLEST_SHARE = 1e-12  # of the variance; a component with none has no direction
-WIDEST = 4096
+WIDEST = 1024
 """Most values of a subsequence of all variates together; more variates are averaged first, in groups."""
 
 
