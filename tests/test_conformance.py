@@ -111,7 +111,16 @@ def hop_of(codec: tm.Codec) -> int:
     return codec.spec.hop[-1] if codec.spec.hop else 16
 
 
-SIGNALS = {"audio": audio, "image": image}
+def series(codec: tm.Codec, batch: int, steps: float, seed: int = 0) -> torch.Tensor:
+    """Two channels of random waves, a trend and noise, ``steps`` tokens long, far from zero and of some scale."""
+    generator = torch.Generator().manual_seed(seed)
+    n = max(1, int(steps * hop_of(codec)))
+    phase = torch.rand(batch, 2, 1, generator=generator) * 6
+    t = torch.arange(n) / 9
+    return 40 + 12 * torch.sin(t + phase) + t + torch.randn(batch, 2, n, generator=generator)
+
+
+SIGNALS = {"audio": audio, "image": image, "timeseries": series}
 
 
 def signal(codec: tm.Codec, batch: int, steps: float, seed: int = 0) -> torch.Tensor:
@@ -159,7 +168,7 @@ def test_tokens_do_not_depend_on_the_batch_or_on_padding(codec: tm.Codec) -> Non
 
 def test_decode_returns_exactly_the_original_length(codec: tm.Codec) -> None:
     hop = hop_of(codec)
-    for n in (1, hop - 1, hop, hop + 1, 3 * hop + 7):
+    for n in sorted({1, hop - 1, hop, hop + 1, 3 * hop + 7} - {0}):
         x = signal(codec, 1, 8)[..., :n]
         tokens = codec.encode(x)
         assert int(tokens.lengths[0]) == codec.spec.steps(x.shape[-codec.size_dims :])
@@ -270,8 +279,23 @@ def test_training_forward_reaches_every_part(codec: tm.Codec) -> None:
     ],
 )
 def test_bad_signals_are_refused_in_words(codec: tm.Codec, spoil, error, words) -> None:
+    if words == "NaN" and codec.allows_missing:
+        pytest.skip("NaN marks a missing sample")
     with pytest.raises(error, match=words):
         codec.encode(spoil(signal(codec, 1, 3)))
+
+
+def test_missing_samples_stay_missing(codec: tm.Codec) -> None:
+    if not codec.allows_missing:
+        return
+    x = signal(codec, 2, 9)
+    x[0, ..., 2:4] = float("nan")
+    tokens = codec.encode(x)
+    assert torch.equal(codec.decode(tokens).isnan(), x.isnan())
+    assert bitstream.loads(bitstream.dumps(tokens)) == tokens
+    alone = codec.encode(x[1:])
+    assert tokens[1] == alone
+    assert torch.equal(codec.decode(alone), codec.decode(tokens)[1:])
 
 
 def test_too_many_channels_and_wrong_rates_are_refused(codec: tm.Codec) -> None:

@@ -116,8 +116,11 @@ def test_a_shipped_recipe_trains_the_codec_of_every_card(card: Card) -> None:
     """The recipe of a codec gives the class the same configuration as its card; for weights of others, any of the class does."""
     if card.checkpoint and card.checkpoint.startswith("hf:"):
         pytest.skip("its weights are somebody else's, and so is its network")
+    if card.needs_no_weights:
+        pytest.skip("there is nothing to train")
     recipes = [yaml.safe_load(path.read_text()) for path in registry.data_path("recipes").rglob("*.yaml")]
-    codecs = [recipe["model"]["init_args"]["codec"] for recipe in recipes]
+    arguments = [recipe["model"]["init_args"] for recipe in recipes]
+    codecs = [given["codec"] for given in arguments if "codec" in given]  # others train detectors
     codecs = [codec if isinstance(codec, dict) else {"class_path": codec, "init_args": {}} for codec in codecs]
     if card.published or card.training_data.startswith("None shipped"):
         assert card.class_path in [codec["class_path"] for codec in codecs]

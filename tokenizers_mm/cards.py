@@ -164,8 +164,15 @@ class Card(_Strict):
         return (self._file.parent.parent / "checkpoints" if self._file else Path()) / self.checkpoint
 
     @property
+    def needs_no_weights(self) -> bool:
+        """Whether it has no networks on either side and names no weights: its configuration is all there is."""
+        return self.checkpoint is None and self.taxonomy.encoder == self.taxonomy.decoder == "none"
+
+    @property
     def weights_source(self) -> str:
         """Where the weights come from, in a few words."""
+        if self.needs_no_weights:
+            return "none needed"
         if self.shipped:
             return "shipped"
         if self.checkpoint is not None:

@@ -16,6 +16,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tokenizers_mm.missing import pack_missing, put_missing
 from tokenizers_mm.nn.conv import StreamState
 from tokenizers_mm.streaming import DecodeStream, EncodeStream
 from tokenizers_mm.tokens import Tokens, TokenSpec
@@ -55,6 +56,8 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         signal_ndim: Dimensions of a batch of signals: 3 for ``[B, C, N]``, 4 for ``[B, 3, H, W]``.
         size_dims: How many trailing dimensions of the signal ``side["size"]`` records.
         signal_range: What samples must lie in, with a little room for rounding and resampling; None for any values.
+        allows_missing: True where NaN marks a sample that is missing: ``_encode`` takes it, ``side["missing"]`` keeps its
+            place, and decoded signals have NaN there again.
     """
 
     spec: TokenSpec
@@ -62,6 +65,7 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
     signal_ndim: int = 3
     size_dims: int = 1
     signal_range: tuple[float, float] | None = None
+    allows_missing: bool = False
 
     @abstractmethod
     def _encode(self, x: Tensor, lengths: Tensor) -> Tokens:
@@ -118,7 +122,11 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
                 groups = [(sizes == size).all(dim=1).nonzero()[:, 0] for size in sizes.unique(dim=0)]
                 parts = [self._encode(_crop(x[g], sizes[g[0]].tolist()), lengths[g]) for g in groups]
                 tokens = Tokens.cat(parts)[torch.cat(groups).argsort()]
-        return replace(tokens, side={**tokens.side, "size": sizes.to(tokens.device)})
+        side = {**tokens.side, "size": sizes.to(tokens.device)}
+        if self.allows_missing:
+            items = zip(x, sizes.tolist(), strict=True)
+            side["missing"] = pack_missing([_crop(item, size) for item, size in items]).to(tokens.device)
+        return replace(tokens, side=side)
 
     @torch.no_grad()
     def decode(self, tokens: Tokens) -> Tensor:
@@ -143,7 +151,10 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         sizes = tokens.side.get("size")
         if sizes is None:
             sizes = self._natural_sizes(tokens, signals)
-        return _stack([_crop(signal, size) for signal, size in zip(signals, sizes.tolist(), strict=True)])
+        signals = [_crop(signal, size) for signal, size in zip(signals, sizes.tolist(), strict=True)]
+        if "missing" in tokens.side:
+            signals = [put_missing(x, bits) for x, bits in zip(signals, tokens.side["missing"], strict=True)]
+        return _stack(signals)
 
     def reconstruct(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         """``decode(encode(x, lengths))``."""
@@ -244,9 +255,8 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a tensor: expected {wanted}, got {type(x).__name__}")
         if not x.is_floating_point():
-            raise TypeError(
-                f"x must be float: expected {wanted}, got {x.dtype} (scale integers: x / 32768 for int16, x / 255 for uint8)"
-            )
+            hint = "scale integers: x / 32768 for int16, x / 255 for uint8" if self.signal_range else "x.float()"
+            raise TypeError(f"x must be float: expected {wanted}, got {x.dtype} ({hint})")
         if x.ndim != self.signal_ndim:
             raise ValueError(f"expected {wanted}, got {list(x.shape)}")
         if self.spec.channels and x.shape[1] != self.spec.channels:
@@ -255,12 +265,18 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
             raise ValueError(f"x must hold at least one sample: expected {wanted}, got {list(x.shape)}")
         if sample_rate is not None and self.spec.sample_rate is not None and sample_rate != self.spec.sample_rate:
             raise ValueError(f"expected {wanted}, got {sample_rate:g} Hz (resample first)")
-        if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():  # the sum alone may overflow
-            item = int((~torch.isfinite(x)).flatten(1).any(dim=1).nonzero()[0])
-            raise ValueError(f"x must be finite, item {item} holds NaN or infinity")
+        if not torch.isfinite(x.sum()):  # the sum alone may overflow
+            self._check_finite(x)
         if self.signal_range is not None:
             self._check_range(x, *self.signal_range)
         return self._check_sizes(x, lengths)
+
+    def _check_finite(self, x: Tensor) -> None:
+        wrong = torch.isinf(x) if self.allows_missing else ~torch.isfinite(x)
+        if wrong.any():
+            item = int(wrong.flatten(1).any(dim=1).nonzero()[0])
+            found = "infinity (only NaN marks a missing sample)" if self.allows_missing else "NaN or infinity"
+            raise ValueError(f"x must be finite, item {item} holds {found}")
 
     def _check_range(self, x: Tensor, lowest: float, highest: float) -> None:
         found, slack = [float(limit) for limit in torch.aminmax(x.detach())], _SLACK * (highest - lowest)

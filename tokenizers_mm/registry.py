@@ -60,20 +60,26 @@ def wing(modality: str, room: str) -> ModuleType:
     """A module of a modality: ``wing("audio", "files")`` is ``tokenizers_mm.audio.files``.
 
     Args:
-        modality: A wing of this package, or one that a plug-in declares in the group ``tokenizers_mm.wings``.
+        modality: A wing of this package, or one that a plug-in declares in the group ``tokenizers_mm.wings``; with a dot, a wing
+            inside a wing, whose rooms serve another task (``"timeseries.anomaly"``).
         room: Module inside the wing.
 
     Raises:
         ValueError: If there is no such wing, or it has no such room.
     """
-    if not modality.isidentifier():
+    if not all(part.isidentifier() for part in modality.split(".")):
         raise ValueError(f"modality must be a wing's name, got {modality!r}")
-    package = f"tokenizers_mm.{modality}"
+    outer, _, inner = modality.partition(".")
+    package = f"tokenizers_mm.{outer}"
     if importlib.util.find_spec(package) is None:
-        plugged = list(entry_points(group=WING_GROUP, name=modality))
+        plugged = list(entry_points(group=WING_GROUP, name=outer))
         if not plugged:
-            raise ValueError(f"no wing {modality!r} is installed: neither {package} nor an entry point in {WING_GROUP}")
+            raise ValueError(f"no wing {outer!r} is installed: neither {package} nor an entry point in {WING_GROUP}")
         package = plugged[0].value
+    if inner:
+        found = importlib.util.find_spec(package := f"{package}.{inner}")
+        if found is None or found.submodule_search_locations is None:  # a room is a module without rooms of its own
+            raise ValueError(f"the {outer} wing has no wing {inner!r} inside: {package} is not a package")
     if importlib.util.find_spec(f"{package}.{room}") is None:
         raise ValueError(f"the {modality} wing has no {room!r}: {package}.{room} does not exist")
     return importlib.import_module(f"{package}.{room}")
@@ -309,12 +315,15 @@ def _construct(cls: type[Codec], config: Mapping[str, Any], overrides: Mapping[s
 
 
 def _load_card(card: Card, pretrained: bool, overrides: Mapping[str, Any], weights: str | Path | None) -> Codec:
+    codec = build(card, **overrides) if card.needs_no_weights else None
+    if codec is not None and not codec.state_dict():  # everything follows from the configuration
+        return codec
     if pretrained and weights is None and card.checkpoint is None:
         raise ValueError(
             f"no weights ship for {card.name!r}: load(..., pretrained=False) gives random ones; "
             f"a folder that you trained or converted is loaded by its path.{_how_to_convert(card)}"
         )
-    codec = build(card, **overrides)
+    codec = codec or build(card, **overrides)
     if pretrained:
         codec.load_weights(_weights_file(Path(weights)) if weights is not None else _card_weights(card))
     return codec

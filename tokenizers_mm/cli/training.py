@@ -33,7 +33,9 @@ def train(
     from tokenizers_mm.training.run import train as run
 
     folder = run(recipe, overrides or [], resume=resume, output=output)
-    out.print(f"[green]done[/]: tm.load({str(folder / 'codec')!r}), or mmtok eval {folder / 'codec'}", highlight=False)
+    trained = next((path for path in folder.iterdir() if (path / "model.safetensors").is_file()), folder)
+    hint = f"tm.load({str(trained)!r}), or mmtok eval {trained}" if trained.name == "codec" else f"written to {trained}"
+    out.print(f"[green]done[/]: {hint}", highlight=False)
 
 
 @app.command()

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
 from tokenizers_mm.tokens import TokenSpec
+
+B = TypeVar("B")
 
 
 def _available(spec: TokenSpec) -> str | None:
@@ -44,7 +47,7 @@ class Baseline:
         return data, self.decode(data, spec)
 
 
-def choose(baselines: Mapping[str, Baseline], names: Iterable[str]) -> dict[str, Baseline]:
+def choose(baselines: Mapping[str, B], names: Iterable[str]) -> dict[str, B]:
     """The named baselines in the order given.
 
     Raises:

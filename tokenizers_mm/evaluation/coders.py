@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenizers_mm import bitstream
 from tokenizers_mm.codec import Codec
@@ -60,7 +60,7 @@ class Coder(ABC):
     """
 
     name: str
-    kind: Literal["codec", "baseline"]
+    kind: Literal["codec", "detector", "baseline"]
     spec: TokenSpec
     config: dict[str, Any]
     parameters: int
@@ -166,9 +166,11 @@ class BaselineCoder(Coder):
         return Coded(estimate, None, payload, len(data), middle - start, end - middle)
 
 
-def codec_fingerprint(codec: Codec) -> str:
-    """SHA-256 over a codec's class, config and weights."""
-    total = hashlib.sha256(json.dumps([type(codec).__name__, codec.config], sort_keys=True, default=str).encode())
+def codec_fingerprint(codec: nn.Module) -> str:
+    """SHA-256 over the class, config and weights of a codec or detector."""
+    total = hashlib.sha256(
+        json.dumps([type(codec).__name__, getattr(codec, "config", {})], sort_keys=True, default=str).encode()
+    )
     for name, tensor in sorted(codec.state_dict().items()):
         plain = tensor.detach().cpu().contiguous()
         total.update(f"{name} {plain.dtype} {list(plain.shape)}".encode())

@@ -26,7 +26,7 @@ def worst_first(report: Report) -> list[str]:
 
     Where there are codecs, baselines do not count; items for which the metric is not defined come last.
     """
-    results = [r for r in report.codecs if r.kind == "codec"] or list(report.codecs)
+    results = [r for r in report.codecs if r.kind != "baseline"] or list(report.codecs)
     key = next((key for key in measured(report) if not report.definitions[key].of_set), "")
     sign = 1 if key and report.definitions[key].better == "higher" else -1
     values: dict[str, list[float]] = {}

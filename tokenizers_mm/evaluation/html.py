@@ -109,7 +109,9 @@ def _count(number: int, noun: str) -> str:
 
 
 def _heading(report: Report) -> str:
-    kinds = {kind: len({r.codec for r in report.codecs if r.kind == kind}) for kind in ("codec", "baseline")}
+    kinds = {
+        kind: len({r.codec for r in report.codecs if r.kind == kind}) for kind in ("codec", "detector", "baseline")
+    }
     compared = " and ".join(_count(number, kind) for kind, number in kinds.items() if number)
     return f"{compared} on {_count(report.data['files'], 'file')} of {report.data['name']}"
 

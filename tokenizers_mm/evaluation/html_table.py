@@ -32,10 +32,10 @@ def titles(report: Report) -> list[str]:
 
 def styles(report: Report) -> list[str]:
     """A class of the style sheet per result: codecs get colours, families of baselines shapes in grey."""
-    codecs = list(dict.fromkeys(r.codec for r in report.codecs if r.kind == "codec"))
+    codecs = list(dict.fromkeys(r.codec for r in report.codecs if r.kind != "baseline"))
     families = list(dict.fromkeys(family(r.codec) for r in report.codecs if r.kind == "baseline"))
     return [
-        f"c{codecs.index(r.codec) % COLOURS}" if r.kind == "codec" else f"b{families.index(family(r.codec)) % GREYS}"
+        f"c{codecs.index(r.codec) % COLOURS}" if r.kind != "baseline" else f"b{families.index(family(r.codec)) % GREYS}"
         for r in report.codecs
     ]
 
@@ -56,18 +56,40 @@ class _Column:
 
 def _columns(report: Report) -> list[_Column]:
     unit, timed = report.codecs[0].rate_unit, report.codecs[0].rate_unit == "kbit/s"
+    coded = any(result.file_rate is not None for result in report.codecs)  # detectors give nothing back
     per, ids = ("s/s", "1/s") if timed else ("s", "1/sample")
-    return [
+    columns = [
         _Column("rate", unit, 2, lambda r: r.file_rate, definition="As written to files, everything included."),
         _Column("nominal", unit, 2, lambda r: r.nominal_rate, definition="Of the ids alone, equally likely."),
         _Column("ids", ids, 1, lambda r: r.token_rate, definition="Token ids, over all codebooks.", extra=True),
         *(_metric(report, key) for key in measured(report)),
         _Column("in use", "%", 1, _health("utilisation", 100), "higher", definition="Codebook entries that occur."),
         _Column("perplexity", "", 0, _health("perplexity"), definition="2 to the entropy of the ids."),
-        _Column("encode", per, 3, lambda r: r.encode.mean, "lower", lambda r: r.encode, "Computing time."),
-        _Column("decode", per, 3, lambda r: r.decode.mean, "lower", lambda r: r.decode, "Computing time."),
+        _Column(
+            "encode" if coded else "time",
+            per,
+            3,
+            lambda r: r.encode.mean,
+            "lower",
+            lambda r: r.encode,
+            "Computing time.",
+        ),
+        _Column(
+            "decode",
+            per,
+            3,
+            lambda r: r.decode.mean if coded else None,
+            "lower",
+            _decode if coded else None,
+            "Computing time.",
+        ),
         _Column("parameters", "M", 2, lambda r: r.parameters / 1e6 if r.parameters else None, extra=True),
     ]
+    return [column for column in columns if column.summary or any(column.value(r) is not None for r in report.codecs)]
+
+
+def _decode(result: CodecResult) -> Summary:
+    return result.decode
 
 
 def _metric(report: Report, key: str) -> _Column:
@@ -90,7 +112,7 @@ def summary_table(report: Report) -> str:
     head = first + "".join(_head_cell(column) for column in columns)
     rows = []
     for result, style, title in zip(report.codecs, styles(report), titles(report), strict=True):
-        peers = [r for r in report.codecs if r.kind == result.kind == "codec" and r.condition == result.condition]
+        peers = [r for r in report.codecs if r.kind == result.kind != "baseline" and r.condition == result.condition]
         cells = "".join(_cell(column, result, peers) for column in columns)
         rows.append(
             f'<tr class="{escape(result.kind)}" data-condition="{escape(result.condition)}">'

@@ -6,12 +6,14 @@ import csv
 import hashlib
 import tarfile
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 MANIFEST = "manifest.csv"
+Unpack = Callable[[Path, Path], None]
+"""Turns a file of many items (the first) into a folder of files (the second)."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,12 @@ class Items:
 
 
 def find_items(
-    data: str | Path, extensions: Collection[str], *, split: str | None = "test", limit: int | None = None
+    data: str | Path,
+    extensions: Collection[str],
+    *,
+    split: str | None = "test",
+    limit: int | None = None,
+    archives: Mapping[str, Unpack] | None = None,
 ) -> Items:
     """The files that ``data`` stands for.
 
@@ -60,6 +67,7 @@ def find_items(
         extensions: Suffixes of this modality's files, with dots.
         split: Rows of a manifest that count; None for all.
         limit: At most so many, in the order of their names.
+        archives: By extension, functions that unpack a file of many items to a folder.
 
     Raises:
         FileNotFoundError: If ``data`` does not exist.
@@ -74,8 +82,8 @@ def find_items(
     if manifest.is_file() and manifest.suffix == ".csv":
         about, split = _listed(manifest, split)
         return Items(manifest.parent, tuple(sorted(about))[:limit], split, about)
-    if data.is_file() and data.suffix.lower() == ".tar":
-        data = unpacked(data.resolve())
+    if data.is_file() and (unpack := _unpacker(data, {".tar": _untar, **(archives or {})})):
+        data = unpacked(data.resolve(), unpack)
     elif data.is_file():
         return Items(data.parent, (data.name,))
     found = (p for p in data.rglob("*") if p.suffix.lower() in extensions and p.is_file())
@@ -85,20 +93,32 @@ def find_items(
     return Items(data, names[:limit])
 
 
+def _unpacker(data: Path, archives: Mapping[str, Unpack]) -> Unpack | None:
+    """How a file of many items is unpacked, by its extension; None for a file that is one item."""
+    return next((unpack for extension, unpack in archives.items() if data.name.lower().endswith(extension)), None)
+
+
 @lru_cache(maxsize=8)
-def unpacked(archive: Path) -> Path:
-    """A temporary folder, called like the tar, with its content.
+def unpacked(archive: Path, unpack: Unpack) -> Path:
+    """A temporary folder, called like the archive, with its content.
 
     Raises:
-        ValueError: If it is no tar, or holds something else than plain files below the folder.
+        ValueError: If it is no such archive.
     """
-    folder = Path(_scratch().name) / hashlib.sha256(str(archive).encode()).hexdigest()[:8] / archive.stem
+    folder = (
+        Path(_scratch().name) / hashlib.sha256(str(archive).encode()).hexdigest()[:8] / archive.stem.partition(".")[0]
+    )
+    unpack(archive, folder)
+    return folder
+
+
+def _untar(archive: Path, folder: Path) -> None:
+    """Extract a tar; it must hold plain files below the folder only."""
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     except tarfile.TarError as error:
         raise ValueError(f"{archive} is not a tar of plain files: {error}") from None
-    return folder
 
 
 @lru_cache(maxsize=1)

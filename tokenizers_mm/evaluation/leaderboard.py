@@ -156,13 +156,15 @@ def _newest(entries: Sequence[_Entry]) -> list[_Entry]:
 def _from_folder(result: CodecResult) -> bool:
     """Whether a codec was given as a folder, which is nobody's to load by name."""
     shipped = {card.name for card in registry.list_codecs()}
+    if result.kind == "detector":
+        return os.sep in result.codec
     return result.kind == "codec" and result.codec not in shipped and not result.codec.startswith(HUB)
 
 
 def _variants(suite: Suite, entries: Sequence[_Entry]) -> list[_Entry]:
     """Codecs from folders, and the cards of the same results, best first by the first metric."""
     files = {entry.file for entry in entries if _from_folder(entry.result)}
-    found = [entry for entry in entries if entry.file in files and entry.result.kind == "codec"]
+    found = [entry for entry in entries if entry.file in files and entry.result.kind != "baseline"]
     sign = -1 if found and found[0].report.definitions[suite.headline[0]].better == "higher" else 1
 
     def quality(entry: _Entry) -> float:

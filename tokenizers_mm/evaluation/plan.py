@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from tokenizers_mm.codec import Codec
 from tokenizers_mm.evaluation import baseline, condition
 from tokenizers_mm.evaluation.coders import BaselineCoder, CodecCoder, Coder
 from tokenizers_mm.evaluation.condition import Condition
+from tokenizers_mm.evaluation.detection import DetectionBaseline, DetectorCoder, detects, load_detectors
 from tokenizers_mm.evaluation.items import Items, find_items
 from tokenizers_mm.evaluation.metric import Metric, select
 from tokenizers_mm.evaluation.models import Model, Source, find_models
@@ -44,7 +46,7 @@ class Plan:
     files: ModuleType
     metrics: dict[str, Metric]
     conditions: dict[str, Condition]
-    baselines: dict[str, baseline.Baseline]
+    baselines: dict[str, baseline.Baseline] | dict[str, DetectionBaseline]
     models: dict[str, Model]
 
 
@@ -70,7 +72,13 @@ def make_plan(
     wanted = list(plan.baselines if baselines is None else baselines)
     coders = registry.wing(modality, "baselines").BASELINES if wanted else {}
     rows = plan.split if split is None else None if split == "all" else split
-    items = find_items(plan.data_folder if data is None else data, files.EXTENSIONS, split=rows, limit=limit)
+    items = find_items(
+        plan.data_folder if data is None else data,
+        files.EXTENSIONS,
+        split=rows,
+        limit=limit,
+        archives=getattr(files, "ARCHIVES", {}),
+    )
     return Plan(
         suite=plan,
         items=items,
@@ -83,8 +91,17 @@ def make_plan(
     )
 
 
+def load_coders(codecs: Sequence[Any], suite: str | Path | None, device: torch.device | str) -> tuple[list[Coder], str]:
+    """What is evaluated, and its modality; all are loaded before the first is run, so that a typo costs nothing."""
+    wanted = load_suite(suite).modality if suite is not None else ""
+    if wanted and detects(wanted):
+        return list(load_detectors(codecs, wanted, device).values()), wanted
+    named = load_codecs(codecs, device)
+    return [CodecCoder(name, codec) for name, codec in named.items()], one_modality(named)
+
+
 def load_codecs(codecs: Sequence[str | Path | Codec], device: torch.device | str) -> dict[str, Codec]:
-    """Codecs by a name each; all are loaded before the first is run, so that a typo costs nothing."""
+    """Codecs by a name each."""
     if isinstance(codecs, (str, Path, Codec)):
         codecs = [codecs]
     if not codecs:
@@ -106,9 +123,9 @@ def one_modality(named: Mapping[str, Codec]) -> str:
     return next(iter(modalities.values()))
 
 
-def coders_of(named: Mapping[str, Codec], plan: Plan) -> tuple[list[Coder], dict[str, str]]:
-    """The codecs, then each baseline at each rate of theirs; and why a baseline cannot run."""
-    coders: list[Coder] = [CodecCoder(name, codec) for name, codec in named.items()]
+def with_baselines(evaluated: Sequence[Coder], plan: Plan) -> tuple[list[Coder], dict[str, str]]:
+    """What is evaluated, then each baseline at each rate of theirs; and why a baseline cannot run."""
+    coders = list(evaluated)
     specs = {(coder.spec.sample_rate, coder.spec.channels): coder.spec for coder in coders}
     unavailable: dict[str, str] = {}
     for base in plan.baselines.values():
@@ -116,6 +133,8 @@ def coders_of(named: Mapping[str, Codec], plan: Plan) -> tuple[list[Coder], dict
             name = base.name if len(specs) == 1 else f"{base.name} ({rate:g} Hz, {channels} ch)"
             if reason := base.unavailable(spec):
                 unavailable[name] = reason
+            elif isinstance(base, DetectionBaseline):
+                coders.append(DetectorCoder(name, base.build(), spec.modality, baseline=True))
             else:
                 coders.append(BaselineCoder(name, base, spec))
     return coders, unavailable

@@ -122,7 +122,8 @@ class CodecResult:
         metrics: Summary by metric key.
         health: Use of the codebooks over the set; None if every item failed.
         items: Results by file.
-        kind: ``"baseline"`` for a classical coder, which has no tokens.
+        kind: ``"baseline"`` for a classical coder or detector, which has no tokens; ``"detector"`` for what scores signals
+            instead of coding them.
         condition: What was done to the signals before; they are compared with what the codec was given.
         fingerprint: SHA-256 over the codec's class, config and weights, or the baseline's definition.
         stability: Summary by key of ``evaluation.stability.STABILITY``, if it was measured.
@@ -142,7 +143,7 @@ class CodecResult:
     metrics: dict[str, Summary]
     health: TokenHealth | None
     items: tuple[ItemResult, ...]
-    kind: Literal["codec", "baseline"] = "codec"
+    kind: Literal["codec", "detector", "baseline"] = "codec"
     condition: str = "clean"
     fingerprint: str = ""
     stability: dict[str, Summary] = field(default_factory=dict)

@@ -24,20 +24,22 @@ from tokenizers_mm.codec import Codec
 from tokenizers_mm.evaluation import environment
 from tokenizers_mm.evaluation.coders import Coded, Coder
 from tokenizers_mm.evaluation.condition import Condition
+from tokenizers_mm.evaluation.detection import AnomalyScorer
 from tokenizers_mm.evaluation.keep import Keeper
 from tokenizers_mm.evaluation.models import Source
-from tokenizers_mm.evaluation.plan import Plan, coders_of, facts_of, load_codecs, make_plan, one_modality
+from tokenizers_mm.evaluation.plan import Plan, facts_of, load_coders, make_plan, with_baselines
 from tokenizers_mm.evaluation.report import CodecResult, ItemResult, Report, Settings
 from tokenizers_mm.evaluation.scoring import Job, Scorer, scorer
 from tokenizers_mm.evaluation.store import Record, Store
 from tokenizers_mm.evaluation.summarise import summarise
+from tokenizers_mm.tokens import TokenSpec
 
 # Clips are coded a few at a time and then measured: few, to bound memory; never both at once, as workers would disturb timing.
 CLIPS_PER_WORKER = 4
 
 
 def evaluate(
-    codecs: Sequence[str | Path | Codec],
+    codecs: Sequence[str | Path | Codec | AnomalyScorer],
     *,
     data: str | Path | None = None,
     split: str | None = None,
@@ -62,7 +64,7 @@ def evaluate(
     from there and gives the same numbers.
 
     Args:
-        codecs: Card names, folders or codecs.
+        codecs: Card names, folders or codecs; with a suite of a detection wing, detectors.
         data: Folder, manifest CSV (columns ``path`` and, optionally, ``split``) or file; by default the suite's own samples.
         split: Rows of a manifest that count, ``"all"`` for all; by default the suite's.
         output: JSON file to write.
@@ -93,9 +95,9 @@ def evaluate(
         raise ValueError(f"workers must be 0 or more, got {workers}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-    named = load_codecs(codecs, device)
-    plan = make_plan(one_modality(named), suite, data, split, limit, metrics, conditions, baselines, models)
-    coders, unavailable = coders_of(named, plan)
+    evaluated, modality = load_coders(codecs, suite, device)
+    plan = make_plan(modality, suite, data, split, limit, metrics, conditions, baselines, models)
+    coders, unavailable = with_baselines(evaluated, plan)
     join = getattr(registry.wing(plan.suite.modality, "show"), "beside", None) if keep is not None else None
     work = None if output is None else Path(f"{output}.partial")
     if work is not None and not resume:
@@ -233,7 +235,7 @@ class _Run:
             kept = self.keeper(name, spec, signal, coded.estimate, tokens, prefixes)
         return ItemResult(
             name=name,
-            size=tuple(tokens.side["size"][0].tolist()) if tokens is not None else tuple(signal.shape[1:]),
+            size=tuple(tokens.side["size"][0].tolist()) if tokens is not None else _size(signal, spec),
             seconds=signal.shape[-1] / spec.sample_rate if spec.sample_rate else None,
             steps=int(tokens.lengths[0]) if tokens is not None else 0,
             bits=coded.bits,
@@ -243,6 +245,11 @@ class _Run:
             kept=kept,
             stability=coded.stability,
         )
+
+
+def _size(signal: Tensor, spec: TokenSpec) -> tuple[int, ...]:
+    """Samples along each axis; channels count where they are an axis of the token grid."""
+    return tuple(signal.shape if spec.axes[0] == "channel" else signal.shape[1:])
 
 
 def _bar(show: bool) -> Progress:

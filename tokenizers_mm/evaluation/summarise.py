@@ -62,9 +62,9 @@ def sample_name(modality: str) -> str:
 
 
 def rate(amount: float, items: Sequence[ItemResult]) -> float | None:
-    """An amount per second (or sample) of the items that did not fail."""
+    """An amount per second (or sample) of the items that did not fail; None of what costs nothing, as scores do."""
     extent = sum(item.extent for item in items if item.error is None)
-    return amount / extent if extent else None
+    return amount / extent if extent and amount else None
 
 
 def summarise_metrics(items: Sequence[ItemResult], keys: Collection[str]) -> dict[str, Summary]:

@@ -116,19 +116,33 @@ def summary(report: Report) -> Table:
     )
     table.add_column("codec", overflow="fold", min_width=10)
     rate, timed = report.codecs[0].rate_unit, report.codecs[0].rate_unit == "kbit/s"
-    headers = (f"{rate}\nas file", *(_header(report, key) for key in report.headline), "in use\nperpl.")
-    for header in (*headers, f"enc {'s/s' if timed else 's'}\ndec ↓"):
+    coded = any(result.file_rate is not None for result in report.codecs)  # detectors write nothing
+    headers = (
+        *((f"{rate}\nas file",) if coded else ()),
+        *(_header(report, key) for key in report.headline),
+        *(("in use\nperpl.", f"enc {'s/s' if timed else 's'}\ndec ↓") if coded else ("s ↓",)),
+    )
+    for header in headers:
         table.add_column(header, justify="right", no_wrap=True)
     for result in report.codecs:
-        health, failed = result.health, f"\n{len(result.errors)} failed *" if result.errors else ""
+        failed = f"\n{len(result.errors)} failed *" if result.errors else ""
+        costs = (f"{number(result.nominal_rate, 2)}\n{number(result.file_rate, 2)}",) if coded else ()
         table.add_row(
             escape(label(report, result, "\n")) + failed,
-            f"{number(result.nominal_rate, 2)}\n{number(result.file_rate, 2)}",
+            *costs,
             *(_cell(report, result, key, "\n") for key in report.headline),
-            f"{health.mean('utilisation'):.1%}\n{health.mean('perplexity'):.0f}" if health else MISSING,
-            f"{number(result.encode.mean, 3)}\n{number(result.decode.mean, 3)}",
+            *(_work(result) if coded else (number(result.encode.mean, 3),)),
         )
     return table
+
+
+def _work(result: CodecResult) -> tuple[str, str]:
+    """Use of the codebooks, and times."""
+    health = result.health
+    return (
+        f"{health.mean('utilisation'):.1%}\n{health.mean('perplexity'):.0f}" if health else MISSING,
+        f"{number(result.encode.mean, 3)}\n{number(result.decode.mean, 3)}",
+    )
 
 
 def details(report: Report) -> Table:
@@ -153,7 +167,7 @@ def _header(report: Report, key: str) -> str:
 
 def best(report: Report, condition: str, key: str) -> CodecResult | None:
     """The codec with the best mean under a condition, where several can be compared; baselines do not take part."""
-    peers = [r for r in report.codecs if r.kind == "codec" and r.condition == condition]
+    peers = [r for r in report.codecs if r.kind != "baseline" and r.condition == condition]
     ranked = [(mean, i) for i, r in enumerate(peers) if (mean := r.metrics[key].mean) is not None]
     if len(ranked) < 2:
         return None

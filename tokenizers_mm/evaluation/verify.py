@@ -66,8 +66,9 @@ def data_fingerprint(suite: Suite) -> str:
     """The fingerprint that a suite's data must have: the one it records, or that of the files it names."""
     if suite.fingerprint is not None:
         return suite.fingerprint
-    extensions = registry.wing(suite.modality, "files").EXTENSIONS
-    return find_items(suite.data_folder, extensions, split=suite.split).fingerprint()
+    files = registry.wing(suite.modality, "files")
+    archives = getattr(files, "ARCHIVES", {})
+    return find_items(suite.data_folder, files.EXTENSIONS, split=suite.split, archives=archives).fingerprint()
 
 
 def _command(report: Report) -> Iterator[str]:
@@ -83,9 +84,9 @@ def _command(report: Report) -> Iterator[str]:
         yield f"command: {', '.join(partial)} makes something else than the suite"
     named = {word.rstrip("/") for word in words[2:]}
     for result in report.codecs:
-        if result.kind == "codec" and Path(result.codec).is_absolute():
+        if result.kind != "baseline" and Path(result.codec).is_absolute():
             yield f"command: {result.codec!r} is a path of one machine: name a card, or a folder from where you run"
-        if result.kind == "codec" and result.codec.partition(" #")[0] not in named:
+        if result.kind != "baseline" and result.codec.partition(" #")[0] not in named:
             yield f"command: does not name the codec {result.codec!r}"
     if f"--suite={report.suite}" not in words and report.suite not in _values(words, "--suite", report.modality):
         yield f"command: does not name the suite {report.suite!r}"

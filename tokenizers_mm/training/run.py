@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule, Trainer
@@ -19,7 +19,6 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tokenizers_mm import registry
-from tokenizers_mm.codec import Codec
 from tokenizers_mm.training.callbacks import (
     CodebookUsage,
     LastCheckpoint,
@@ -220,8 +219,9 @@ def new_folder(name: str) -> Path:
 
 @rank_zero_only
 def export(model: LightningModule, folder: Path) -> None:
-    """Write the codec of a trained module to ``folder/codec``."""
-    cast(Codec, model.codec).save_pretrained(folder / "codec")
+    """Write what a module trained to a folder named after the attribute that holds it: ``codec``, or its ``exports``."""
+    name = getattr(model, "exports", "codec")
+    getattr(model, name).save_pretrained(folder / name)
 
 
 @rank_zero_only

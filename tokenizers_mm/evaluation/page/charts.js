@@ -53,7 +53,7 @@ function ratePlot(figure, series, metric, unit) {
   const taken = points.map((p) => box(x(p.x) - 7, y(p.y) - 7, 14, 14));
   for (const p of points) chart.append(point(p, x, y, metric, unit));
   figure.replaceChildren(chart); // in the page, so that the labels can be measured
-  for (const p of [...points].sort((a, b) => (b.kind === "codec") - (a.kind === "codec"))) placeLabel(chart, p, x(p.x), y(p.y), taken, frame);
+  for (const p of [...points].sort((a, b) => (a.kind === "baseline") - (b.kind === "baseline"))) placeLabel(chart, p, x(p.x), y(p.y), taken, frame);
 }
 
 function grid(frame, xTicks, yTicks) {

@@ -14,7 +14,7 @@ function readState() {
   const here = page.series.filter((s) => s.condition === state.condition);
   state.visible = here.filter((s) => !state.hidden.has(s.name));
   const one = here.filter((s) => s.name === $("sort-codec").value);
-  const codecs = state.visible.filter((s) => s.kind === "codec");
+  const codecs = state.visible.filter((s) => s.kind !== "baseline");
   state.ranked = one.length ? one : codecs.length ? codecs : state.visible;
 }
 
@@ -117,6 +117,7 @@ function restoreTheme() {
   } catch { /* as above */ }
 }
 
+$("rate").hidden = page.series.every((s) => s.rate === null); // detectors write nothing
 restoreTheme();
 sortable($("summary"));
 fillControls();

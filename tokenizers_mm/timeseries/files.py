@@ -1,0 +1,346 @@
+"""Files of series <-> tensors: CSV (also gzipped), Parquet, NumPy. Rows are points in time, columns are channels.
+
+Timestamps sort the rows and decide where values are missing; series with irregular steps are put on a regular clock
+(:meth:`tokenizers_mm.timeseries.series.Series.regular`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import secrets
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from torch import Tensor
+
+from tokenizers_mm.timeseries.series import Duplicates, Series, from_pandas, time_column
+from tokenizers_mm.tokens import TokenSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = [
+    "EXTENSIONS",
+    "SAMPLE",
+    "Series",
+    "SeriesInfo",
+    "from_pandas",
+    "info",
+    "load",
+    "load_groups",
+    "read",
+    "save",
+    "write",
+]
+
+EXTENSIONS: tuple[str, ...] = (".csv", ".gz", ".tsv", ".parquet", ".npy", ".npz")
+SAMPLE = "value"
+"""What rates of this modality refer to."""
+MAX_BYTES = 2**32
+"""Most bytes that a gzipped file may unpack to: a small file can be a huge table."""
+
+_ETT_ROWS, _ETT_WINDOW = (8640, 11520, 14400), 96  # ends of training, validation and test (Zhou et al., 2021)
+_WRITTEN = (".csv", ".tsv", ".parquet", ".npy", ".npz")
+
+
+@dataclass(frozen=True)
+class SeriesInfo:
+    """What is in a file of series.
+
+    Args:
+        names: Columns of values.
+        samples: Rows.
+        start: First timestamp, None without times.
+        end: Last timestamp.
+        step: Median step.
+        regular: Whether all steps are equal.
+        missing: Empty cells.
+    """
+
+    names: tuple[str, ...]
+    samples: int
+    start: np.datetime64 | None
+    end: np.datetime64 | None
+    step: np.timedelta64 | None
+    regular: bool
+    missing: int
+
+
+def unpack_ett(table: Path, folder: Path) -> None:
+    """The test rows of an hourly ETT table, standardised by its training rows, as windows of 96 rows in a file each.
+
+    The first window is the look-back of the first test row, as the protocol has it.
+
+    Raises:
+        ValueError: If the table has fewer than 14,400 rows.
+    """
+    series = load(table)
+    if len(series) < _ETT_ROWS[2]:
+        raise ValueError(f"{table} must have at least {_ETT_ROWS[2]} rows, got {len(series)}")
+    scaled = scaled_by(series, series.rows(0, _ETT_ROWS[0]))
+    for start in range(_ETT_ROWS[1] - _ETT_WINDOW, _ETT_ROWS[2], _ETT_WINDOW):
+        part = scaled.rows(start, start + _ETT_WINDOW)
+        values = part.values.astype(np.float32)
+        save(folder / f"rows-{start}.csv", Series(values, part.names, part.times))
+
+
+ARCHIVES = {f"etth{i}.csv{gz}": unpack_ett for i in (1, 2) for gz in ("", ".gz")}
+"""Files that hold many items, by the end of their names: how an evaluation takes them apart."""
+
+
+def info(path: str | Path) -> SeriesInfo:
+    """What is in a file; errors as :func:`load`."""
+    series = load(path)
+    start, end = (None, None) if series.times is None else (series.times[0], series.times[-1])
+    return SeriesInfo(
+        series.names, len(series), start, end, series.step, series.is_regular, int(np.isnan(series.values).sum())
+    )
+
+
+def load(
+    path: str | Path,
+    *,
+    time: str | None = None,
+    columns: Sequence[str] | None = None,
+    duplicates: Duplicates = "error",
+) -> Series:
+    """A file as a series, sorted by time.
+
+    Args:
+        path: ``.csv``, ``.tsv`` or either with ``.gz``; ``.parquet``; ``.npy`` with ``[N]`` or ``[N, C]``; ``.npz`` with one
+            array ``[N]`` per channel, or one of ``[N, C]``.
+        time: Column of timestamps; by default found by its type or name.
+        columns: Columns of values, in this order; by default all that are not the time.
+        duplicates: What becomes of rows with one timestamp: an error, or their mean.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        IsADirectoryError: If it is a folder.
+        ValueError: If it cannot be read as that format, a column is not of numbers, or timestamps are unreadable or duplicate.
+        ImportError: If the package that reads this format is not installed.
+    """
+    path = Path(path)
+    table = _table(path)
+    if isinstance(table, Series):
+        return table if columns is None else table.pick(columns)
+    if columns is not None:
+        _check_columns(table, columns, path)
+        table = table[_with_time(table, columns, time)]
+    series = from_pandas(table, time=time, duplicates=duplicates, name=str(path))
+    return series if columns is None else series.pick([c for c in columns if c != time])
+
+
+def load_groups(
+    path: str | Path,
+    group: str,
+    *,
+    time: str | None = None,
+    columns: Sequence[str] | None = None,
+    duplicates: Duplicates = "error",
+) -> dict[str, Series]:
+    """A long table of several series, by name, in the order of their first rows.
+
+    Args:
+        path: CSV, TSV or Parquet.
+        group: The column that tells the series apart.
+        time: Column of timestamps, as in :func:`load`.
+        columns: Columns of values; by default all the others.
+        duplicates: As in :func:`load`.
+
+    Raises:
+        As :func:`load`, also if two rows of one series have the same timestamp.
+    """
+    table = _table(Path(path))
+    if isinstance(table, Series):
+        raise ValueError(f"{path} has no column {group!r}: groups need a CSV or Parquet table")
+    _check_columns(table, [group, *(columns or ())], Path(path))
+    wanted = None if columns is None else _with_time(table, columns, time)
+    found = {}
+    for key, rows in table.groupby(group, sort=False):
+        part = rows.drop(columns=group) if wanted is None else rows[wanted]
+        found[str(key)] = from_pandas(part, time=time, duplicates=duplicates, name=f"{path}, {key}")
+    return found
+
+
+def read(
+    path: str | Path,
+    spec: TokenSpec,
+    *,
+    rows: Sequence[int] | None = None,
+    standardise: Sequence[int] | None = None,
+) -> Tensor:
+    """A file as a signal on a regular clock.
+
+    Args:
+        path: See :func:`load`.
+        spec: Gives ``channels``: 0 for any number.
+        rows: First row and the one after the last of what is returned; by default all. Negative ones count from the end.
+        standardise: Rows whose mean and deviation (per channel) every value is standardised with; by default values stay as
+            they are. The ETT protocol is ``[0, 8640]``, the training rows.
+
+    Returns:
+        float32 ``[C, N]``, NaN where missing.
+
+    Raises:
+        As :func:`load`; also ValueError if a value is infinite, the spec wants another number of channels, or there are no
+            such rows.
+    """
+    if spec.modality != "timeseries":
+        raise ValueError(f"expected a timeseries spec, got {spec.modality}")
+    series = load(path).regular()
+    if spec.channels and spec.channels != len(series.values):
+        raise ValueError(f"{path} has {len(series.values)} columns of values, the codec takes {spec.channels}")
+    if standardise is not None:
+        series = scaled_by(series, series.rows(*standardise))
+    if rows is not None:
+        series = series.rows(*rows)
+    return series.signal()
+
+
+def scaled_by(series: Series, part: Series) -> Series:
+    """A series standardised by the mean and population deviation of a part of it; a constant channel keeps its scale."""
+    mean, deviation = np.nanmean(part.values, axis=1, keepdims=True), np.nanstd(part.values, axis=1, keepdims=True)
+    values = (series.values - mean) / np.where(deviation > 0, deviation, 1)
+    return Series(values, series.names, series.times)
+
+
+def write(path: str | Path, signal: Tensor, spec: TokenSpec) -> None:
+    """Write a signal; columns are called ``channel-0`` and so on, missing values are empty cells.
+
+    Args:
+        path: Where to; ``.csv``, ``.tsv``, ``.parquet``, ``.npy`` or ``.npz``.
+        signal: Float ``[C, N]``.
+        spec: Gives the modality.
+
+    Raises:
+        TypeError: If the signal is not a float tensor.
+        ValueError: If it is of another shape, or the format is unknown.
+    """
+    if not isinstance(signal, Tensor) or not signal.is_floating_point():
+        raise TypeError(f"expected a float signal [C, N], got {getattr(signal, 'dtype', type(signal).__name__)}")
+    if spec.modality != "timeseries" or signal.ndim != 2 or not signal.numel():
+        raise ValueError(f"expected a timeseries signal [C, N], got {spec.modality} {list(signal.shape)}")
+    values = signal.detach().cpu().float().numpy()
+    save(path, Series(values, tuple(f"channel-{i}" for i in range(len(values)))))
+
+
+def save(path: str | Path, series: Series) -> None:
+    """Write a series, timestamps included (not to NumPy files); the file appears only when it is complete.
+
+    Raises:
+        ValueError: If the extension is none of those that are written.
+        IsADirectoryError: If ``path`` is a folder.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _WRITTEN:
+        raise ValueError(f"cannot write {path}: the extension must be one of {', '.join(_WRITTEN)}")
+    if path.is_dir():
+        raise IsADirectoryError(f"cannot write {path}: it is a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix.lower()}")
+    try:
+        _save(partial, series)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _save(path: Path, series: Series) -> None:
+    if path.suffix == ".npy":
+        np.save(path, series.values.T)
+    elif path.suffix == ".npz":
+        np.savez_compressed(path, **dict(zip(series.names, series.values, strict=True)))  # type: ignore[arg-type]
+    elif path.suffix == ".parquet":
+        _parquet_engine()
+        series.to_pandas().to_parquet(path)
+    else:
+        digits = "%.9g" if series.values.dtype == np.float32 else "%.17g"
+        separator: Literal["\t", ","] = "\t" if path.suffix == ".tsv" else ","
+        series.to_pandas().to_csv(path, sep=separator, index=series.times is not None, float_format=digits)
+
+
+def _table(path: Path) -> pd.DataFrame | Series:
+    if path.is_dir():
+        raise IsADirectoryError(f"expected a file of series, {path} is a folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"no file of series at {path}")
+    kind = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+    try:
+        if kind in (".csv", ".tsv"):
+            return _delimited(path, "\t" if kind == ".tsv" else ",")
+        if kind == ".parquet":
+            import pandas as pd
+
+            _parquet_engine()
+            return pd.read_parquet(path)
+        if kind in (".npy", ".npz"):
+            return _arrays(path)
+    except ImportError:
+        raise
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(
+            f"{path} cannot be read as {kind}: {str(error).splitlines()[0] if str(error) else error!r}"
+        ) from None
+    raise ValueError(f"cannot read {path}: the extension must be one of {', '.join(EXTENSIONS)} (.csv.gz, .tsv.gz)")
+
+
+def _delimited(path: Path, separator: str) -> pd.DataFrame:
+    import pandas as pd
+
+    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise ValueError(f"it holds more than {MAX_BYTES:,} bytes")
+    table = pd.read_csv(io.BytesIO(data), sep=separator)
+    if all(_is_number(column) for column in table.columns):  # no header: what looks like one is the first row
+        table = pd.read_csv(
+            io.BytesIO(data), sep=separator, header=None, names=[f"channel-{i}" for i in range(table.shape[1])]
+        )
+    return table
+
+
+def _arrays(path: Path) -> Series:
+    loaded = np.load(path, allow_pickle=False)
+    found: dict[str, np.ndarray] = {"": loaded} if isinstance(loaded, np.ndarray) else {**loaded}
+    columns: dict[str, np.ndarray] = {}
+    for name, array in found.items():
+        if array.dtype.kind not in "fiub" or array.ndim not in (1, 2):
+            raise ValueError(f"expected numbers [N] or [N, C], got {array.dtype} {list(array.shape)}")
+        rows = array.reshape(len(array), -1).T
+        prefix = name or "channel"
+        columns |= {name if name and array.ndim == 1 else f"{prefix}-{i}": row for i, row in enumerate(rows)}
+    if len({len(row) for row in columns.values()}) != 1:
+        raise ValueError(f"its arrays differ in length: {sorted({len(row) for row in columns.values()})}")
+    return Series(np.stack(list(columns.values())).astype(np.float64), tuple(columns))
+
+
+def _with_time(table: pd.DataFrame, columns: Sequence[str], time: str | None) -> list[str]:
+    stamp = time_column(table, time, "the table")
+    return [*([stamp] if stamp is not None and stamp not in columns else []), *columns]
+
+
+def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
+    if missing := [column for column in columns if column not in table.columns]:
+        raise ValueError(f"{path} has no column {missing[0]!r}: expected some of {list(map(str, table.columns))}")
+
+
+def _is_number(text: object) -> bool:
+    try:
+        float(str(text))
+    except ValueError:
+        return False
+    return True
+
+
+def _parquet_engine() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise ImportError("Parquet files need the package pyarrow: pip install 'tokenizers_mm[timeseries]'") from None

@@ -1,0 +1,76 @@
+"""The ETT protocol of long horizons: every test window, all channels, values standardised by the training rows, none dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from tokenizers_mm.timeseries.data import SeriesSource, scaled_splits
+from tokenizers_mm.timeseries.forecast.baselines import LastValue, SeasonalNaive
+from tokenizers_mm.timeseries.forecast.metrics import scores
+from tokenizers_mm.timeseries.forecast.regression import BoostedForecaster, RidgeForecaster
+
+Forecaster = Callable[[Tensor, int], Tensor]
+CLASSICAL = ("last", "seasonal", "linear", "boosting")
+
+
+def build(name: str, train: Tensor, *, context: int, horizon: int, season: int) -> Forecaster:
+    """A classical forecaster, fitted to ``train [C, N]``.
+
+    Raises:
+        ValueError: If the name is none of :data:`CLASSICAL`.
+    """
+    makers: dict[str, Callable[[], Forecaster]] = {
+        "last": LastValue,
+        "seasonal": lambda: SeasonalNaive(season),
+        "linear": lambda: RidgeForecaster(context).fit(train, horizon),
+        "boosting": lambda: BoostedForecaster(context).fit(train, horizon),
+    }
+    if name not in makers:
+        raise ValueError(f"model must be one of {', '.join(CLASSICAL)}, got {name!r}")
+    return makers[name]()
+
+
+def evaluate(
+    source: SeriesSource,
+    names: tuple[str, ...] = CLASSICAL,
+    *,
+    context: int = 96,
+    horizon: int = 96,
+    season: int = 24,
+    stride: int = 1,
+    others: Mapping[str, Forecaster] | None = None,
+    batch: int = 256,
+) -> dict[str, dict[str, float]]:
+    """Scores of forecasters on the test rows of one series.
+
+    Args:
+        source: The series and its split.
+        names: Classical forecasters, fitted to the training rows.
+        context: Samples of the past that each sees.
+        horizon: Samples ahead.
+        season: Samples of a season.
+        stride: From one test window to the next; 1 is the protocol.
+        others: More forecasters by name.
+        batch: Windows at once.
+
+    Returns:
+        By name, what :func:`~tokenizers_mm.timeseries.forecast.metrics.scores` gives.
+
+    Raises:
+        ValueError: If a name is unknown, or the test rows are too few.
+    """
+    train, test = scaled_splits(source, "train")[0], scaled_splits(source, "test", context)[0]
+    if test.shape[1] < context + horizon:
+        raise ValueError(f"a window needs {context + horizon} samples, the test rows are {test.shape[1]}")
+    windows = test.unfold(-1, context + horizon, stride).transpose(0, 1)  # n x C x samples
+    past, future = windows[..., :context], windows[..., context:]
+    models = {name: build(name, train, context=context, horizon=horizon, season=season) for name in names}
+    table = {}
+    for name, model in {**models, **(others or {})}.items():
+        with torch.no_grad():
+            forecast = torch.cat([model(part, horizon) for part in past.split(batch)])
+        table[name] = scores(past, future, forecast, season)
+    return table

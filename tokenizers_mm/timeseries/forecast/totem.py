@@ -1,0 +1,120 @@
+"""TOTEM's forecaster: a small transformer over the codes of a frozen tokenizer, and a network for the shift of the scale.
+
+Talukder et al., "TOTEM", 2024. The loss sums four smooth L1 terms (beta 0.1), as published: the normalised forecast, the shifts
+of mean and deviation, and the final forecast with the shifts detached.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenizers_mm.timeseries.scaling import revin_scale
+from tokenizers_mm.timeseries.totem import TOTEM, normalised
+
+
+@dataclass
+class TOTEMForecast:
+    """What the forecaster returns.
+
+    Args:
+        forecast: ``[B, C, H]`` in the units of the past.
+        normalised: ``[B, C, H]`` before the scale is put back.
+        shifts: Of mean and deviation from past to future, ``[B, C, 2]``.
+        mean: Of the past, ``[B, C]``.
+        deviation: Of the past, ``[B, C]``.
+    """
+
+    forecast: Tensor
+    normalised: Tensor
+    shifts: Tensor
+    mean: Tensor
+    deviation: Tensor
+
+
+class TOTEMForecaster(nn.Module):
+    """Codes of the past to the future of each channel.
+
+    Args:
+        tokens: Codes of the past, T.
+        horizon: Values ahead.
+        context: Samples of the past.
+        dim: Width of the codes.
+        heads: Of attention.
+        hidden: Of the feed-forward layers.
+        layers: Of the transformer.
+        shift_hidden: Of the network for the shifts.
+        dropout: Of that network.
+    """
+
+    def __init__(
+        self,
+        tokens: int = 24,
+        horizon: int = 96,
+        context: int = 96,
+        dim: int = 64,
+        heads: int = 4,
+        hidden: int = 256,
+        layers: int = 4,
+        shift_hidden: int = 512,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        self.context, self.horizon = context, horizon
+        self.register_buffer("positions", _sinusoids(tokens, dim), persistent=False)
+        layer = nn.TransformerEncoderLayer(dim, heads, hidden, dropout=0.0, batch_first=True)
+        self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(tokens * dim, horizon)
+        self.shift = nn.Sequential(
+            nn.Linear(context + 2, shift_hidden), nn.ReLU(), nn.Dropout(dropout),
+            nn.Linear(shift_hidden, shift_hidden), nn.ReLU(), nn.Dropout(dropout),
+            nn.Linear(shift_hidden, 2),
+        )  # fmt: skip
+        for parameter in self.parameters():
+            if parameter.ndim > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    positions: Tensor
+
+    def forward(self, past: Tensor, tokenizer: TOTEM) -> TOTEMForecast:
+        """Forecast of windows ``[B, C, context]``.
+
+        Raises:
+            ValueError: If the past has another length.
+        """
+        if past.shape[-1] != self.context:
+            raise ValueError(f"past must have {self.context} samples, got {past.shape[-1]}")
+        mean, deviation = revin_scale(past)
+        with torch.no_grad():
+            windows = normalised(past, mean, deviation).flatten(0, 1)
+            codes = tokenizer.quantizer.decode(tokenizer.tokenize(windows))
+        y = self.transformer(codes + self.positions)
+        forecast = rearrange(self.head(y.flatten(1)), "(b c) h -> b c h", b=len(past))
+        filled = torch.where(past.isnan(), mean[..., None], past)
+        shifts = self.shift(torch.cat([filled, mean[..., None], deviation[..., None]], dim=-1))
+        moved = forecast * (deviation + shifts[..., 1])[..., None] + (mean + shifts[..., 0])[..., None]
+        return TOTEMForecast(moved, forecast, shifts, mean, deviation)
+
+
+def totem_loss(found: TOTEMForecast, future: Tensor) -> Tensor:
+    """The published objective of a forecast against the future ``[B, C, H]``: scalar."""
+    mean, deviation = revin_scale(future)
+    shifts = found.shifts.detach()
+    moved = found.normalised * (found.deviation + shifts[..., 1])[..., None] + (found.mean + shifts[..., 0])[..., None]
+    pairs = (
+        (found.normalised, normalised(future, mean, deviation)),
+        (found.shifts[..., 0], mean - found.mean),
+        (found.shifts[..., 1], deviation - found.deviation),
+        (moved, future),
+    )
+    return torch.stack([F.smooth_l1_loss(a, b, beta=0.1) for a, b in pairs]).sum()
+
+
+def _sinusoids(steps: int, dim: int) -> Tensor:
+    angles = torch.arange(steps)[:, None] * torch.exp(torch.arange(0, dim, 2) * (-math.log(10000.0) / dim))
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)
