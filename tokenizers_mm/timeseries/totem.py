@@ -25,7 +25,9 @@ from tokenizers_mm.tokens import Tokens, TokenSpec
 PUBLISHED = {"kind": "gradient_vq", "codebook_size": 256, "commitment_weight": 0.25}
 STRIDES: dict[int, tuple[int, ...]] = {4: (2, 2), 8: (2, 2, 2), 12: (2, 2, 3), 16: (2, 2, 2, 2)}
 """Of the encoder's convolutions, by compression factor."""
-_AT_ONCE = 4096  # windows that go through the network together outside training: bounds memory for thousands of channels
+_AT_ONCE = (
+    4096  # windows that go through the network together outside training: bounds memory for thousands of channels
+)
 
 
 class ResidualBlock(nn.Module):
