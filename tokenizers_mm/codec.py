@@ -111,7 +111,7 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         with self._inference():
             if sizes.eq(torch.tensor(x.shape[-sizes.shape[1] :])).all():
                 tokens = self._encode(x, lengths)
-            elif self.padding_safe:
+            elif self.padding_safe and sizes[:, :-1].eq(torch.tensor(x.shape[-sizes.shape[1] : -1])).all():
                 past_end = torch.arange(x.shape[-1], device=x.device) >= lengths.to(x.device)[:, None]
                 tokens = self._encode(x.masked_fill(past_end.reshape(len(x), *[1] * (x.ndim - 2), -1), 0), lengths)
             else:
@@ -183,18 +183,23 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         return 0.0
 
     def _encode_step(self, x: Tensor, state: StreamState) -> Tensor:
-        """Ids ``[B, k, Q]`` that are final after the next whole hops ``[B, C, n * hop]`` of a stream."""
+        """Ids ``[B, k, Q]``, or ``[B, C, k, Q]`` on a grid of channels, that are final after the next whole hops of a stream."""
         raise ValueError(f"{type(self).__name__} cannot stream")
 
     def _encode_last(self, x: Tensor, state: StreamState) -> Tensor:
         """Ids that are left at a stream's end, after its last samples ``[B, C, n < hop]``; by default of one zero-padded hop."""
         if not x.shape[-1]:
-            return torch.zeros(len(x), 0, self.spec.num_codebooks, dtype=torch.long, device=x.device)
+            return self._no_ids(x)
         assert self.spec.hop is not None
         return self._encode_step(nn.functional.pad(x, (0, self.spec.hop[-1] - x.shape[-1])), state)
 
+    def _no_ids(self, x: Tensor) -> Tensor:
+        """Ids of no steps of signals ``[B, C, n]``."""
+        rows = x.shape[1:2] if len(self.spec.axes) > 1 else ()
+        return torch.zeros(len(x), *rows, 0, self.spec.num_codebooks, dtype=torch.long, device=x.device)
+
     def _decode_step(self, ids: Tensor, state: StreamState, *, last: bool) -> Tensor:
-        """Samples ``[B, C, n]`` that are final after the next ids ``[B, k, Q]`` of a stream."""
+        """Samples ``[B, C, n]`` that are final after the next ids, shaped as ``_encode_step`` gives them."""
         raise ValueError(f"{type(self).__name__} cannot stream")
 
     @overload
