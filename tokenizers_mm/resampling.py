@@ -1,4 +1,4 @@
-"""Signals at another rate by windowed sinc (torchaudio's filter), whole or in consecutive pieces that join to the same samples."""
+"""Signals at another rate by windowed sinc (torchaudio's filter), whole or in pieces that join to the same samples."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""EEG wing: codecs, files, data, losses, metrics."""
