@@ -43,8 +43,8 @@ def _ratio(from_rate: int, to_rate: int) -> tuple[int, int]:
     return from_rate // divisor, to_rate // divisor
 
 
-def _reach(old: int, new: int, zeros: int) -> int:
-    """Input samples that one output sample sees on each side."""
+def reach(old: int, new: int, zeros: int = _ZEROS) -> int:
+    """Input samples that one output sample sees on each side, for rates without a common divisor."""
     return math.ceil(zeros * old / (min(old, new) * _ROLLOFF))
 
 
@@ -57,7 +57,7 @@ def _table(old: int, new: int, zeros: int, device: torch.device) -> Callable[[Te
 
 def _resample_directly(x: Tensor, old: int, new: int, zeros: int) -> Tensor:
     """The same filter, its taps worked out sample by sample: a table for 44101:24000 would fill gigabytes."""
-    reach, cutoff = _reach(old, new, zeros), _ROLLOFF * min(1.0, new / old)
+    reach, cutoff = reach(old, new, zeros), _ROLLOFF * min(1.0, new / old)
     length = -(-x.shape[-1] * new // old)
     taps = torch.arange(-reach, reach + 1, device=x.device)
     padded = F.pad(x, (reach, reach + 1))
@@ -78,7 +78,7 @@ def resampled(pieces: Iterator[Tensor], from_rate: int, to_rate: int, *, zeros: 
         yield from pieces
         return
     context = (
-        -(-_reach(old, new, zeros) // old) * old
+        -(-reach(old, new, zeros) // old) * old
     )  # whole periods: each window starts at the phase it has in the whole
     buffer, done = None, 0  # the first `done` samples of the buffer are context only
     for piece in pieces:

@@ -13,7 +13,7 @@ from torch import Tensor
 from tokenizers_mm.eeg import filters
 from tokenizers_mm.eeg.electrodes import MONTAGES, derivation, montage_names, rereference
 from tokenizers_mm.eeg.recordings import Recording
-from tokenizers_mm.resampling import resampled
+from tokenizers_mm.resampling import reach, resampled
 
 _ZEROS = 24  # of the resampling filter: 97 % of the band stays, half of the rate is down by 6 dB
 
@@ -116,6 +116,12 @@ class Preprocessing:
         if rate is None:
             return pieces
         return resampled(pieces, *whole_ratio(recording.sample_rate, rate), zeros=_ZEROS)
+
+    def context(self, recording: Recording, rate: float) -> int:
+        """Samples at the recording's rate that one preprocessed sample sees on each side."""
+        taps = filters.kernel(recording.sample_rate, (self.highpass, self.lowpass), self.notch)
+        old, new = whole_ratio(recording.sample_rate, rate)
+        return len(taps) // 2 + (0 if old == new else reach(old, new, _ZEROS))
 
     def _mixes(self, recording: Recording, names: tuple[str, ...]) -> bool:
         return self.reference is not None or names != recording.names

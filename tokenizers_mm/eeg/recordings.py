@@ -114,6 +114,21 @@ def open_recording(path: str | Path) -> Recording:
     return recording
 
 
+def annotations(path: Path) -> tuple[Event, ...]:
+    """The events of an EDF+ file that holds nothing else, such as a hypnogram.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    import mne
+
+    try:
+        marks = mne.read_annotations(path)
+    except Exception as error:
+        raise ValueError(f"{path} holds no annotations that MNE can read: {error}") from None
+    return tuple(Event(float(a["onset"]), float(a["duration"]), str(a["description"])) for a in marks)
+
+
 # -- what MNE reads ----------------------------------------------------------------------------------------------------
 
 
