@@ -57,17 +57,17 @@ def _table(old: int, new: int, zeros: int, device: torch.device) -> Callable[[Te
 
 def _resample_directly(x: Tensor, old: int, new: int, zeros: int) -> Tensor:
     """The same filter, its taps worked out sample by sample: a table for 44101:24000 would fill gigabytes."""
-    reach, cutoff = reach(old, new, zeros), _ROLLOFF * min(1.0, new / old)
+    margin, cutoff = reach(old, new, zeros), _ROLLOFF * min(1.0, new / old)
     length = -(-x.shape[-1] * new // old)
-    taps = torch.arange(-reach, reach + 1, device=x.device)
-    padded = F.pad(x, (reach, reach + 1))
+    taps = torch.arange(-margin, margin + 1, device=x.device)
+    padded = F.pad(x, (margin, margin + 1))
     out = []
     size = max(1, 2**24 // (len(taps) * math.prod(x.shape[:-1])))
     for start in range(0, length, size):
         position = torch.arange(start, min(start + size, length), device=x.device)[:, None] * old
         t = ((taps - (position % new).double() / new) * cutoff).clamp(-zeros, zeros)
         weights = torch.sinc(t) * torch.cos(t * math.pi / (2 * zeros)) ** 2 * cutoff
-        out.append((padded[..., position // new + taps + reach] * weights.to(x.dtype)).sum(dim=-1))
+        out.append((padded[..., position // new + taps + margin] * weights.to(x.dtype)).sum(dim=-1))
     return torch.cat(out, dim=-1)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenizers_mm.eeg.recordings import annotations, open_recording
+from tokenizers_mm.eeg.recordings import edf_events, open_recording
 
 TUEV_CLASSES = ("SPSW", "GPED", "PLED", "EYEM", "ARTF", "BCKG")
 TUAB_CLASSES = ("normal", "abnormal")
@@ -72,8 +72,8 @@ def eegbci(root: Path, subjects: Sequence[int] | None, runs: Sequence[int] | Non
 def tuev(root: Path, split: str | None, window_seconds: float) -> list[Clip]:
     """Windows around the events of TUEV's ``.rec`` files (``channel,start,end,label`` with labels 1 to 6).
 
-    ``edf/eval`` is the test split; a fifth of the subjects (folders) of ``edf/train`` is ``valid``. An event that several channels
-    carry is one window, with the event in its middle; near a recording's ends it is moved inside.
+    ``edf/eval`` is the test split; a fifth of the subjects (folders) of ``edf/train`` is ``valid``. An event that several
+    channels carry is one window, with the event in its middle; near a recording's ends it is moved inside.
 
     Raises:
         FileNotFoundError: If a recording has no event file.
@@ -106,9 +106,9 @@ def _rec(path: Path) -> Iterable[tuple[float, float, int]]:
 
 
 def tuab(root: Path, split: str | None) -> list[Clip]:
-    """Recordings of ``edf/train`` and ``edf/eval``, each with folders ``normal`` and ``abnormal``; ``edf/eval`` is the test split.
+    """Recordings of ``edf/train`` and ``edf/eval``, each with folders ``normal`` and ``abnormal``.
 
-    A fifth of the training subjects of each class is ``valid``, with all of its recordings.
+    ``edf/eval`` is the test split; a fifth of the training subjects of each class is ``valid``, with all of its recordings.
     """
 
     def kind(path: Path) -> str:
@@ -121,8 +121,8 @@ def tuab(root: Path, split: str | None) -> list[Clip]:
 def chb_mit(root: Path, split: str | None, window_seconds: float, *, border: bool = False) -> list[Clip]:
     """Windows of folders ``chb01`` to ``chb24``, labelled by their ``-summary.txt``; 21 and 22 are ``valid``, 23 and 24 ``test``.
 
-    Besides the windows that tile a recording there is one every half window from a second before each seizure to a second after it.
-    (chb21 is the child of chb01, recorded later: the published split has it on two sides.)
+    Besides the windows that tile a recording there is one every half window from a second before each seizure to a second
+    after it. (chb21 is the child of chb01, recorded later: the published split has it on two sides.)
 
     Args:
         root: The corpus.
@@ -198,7 +198,7 @@ def sleep_edf(root: Path, split: str | None) -> list[Clip]:
 
 def _stages_of(path: Path, hypnogram: Path) -> list[Clip]:
     end, stages = open_recording(path).seconds, []
-    for event in annotations(hypnogram):
+    for event in edf_events(hypnogram):
         if (match := re.fullmatch(r"Sleep stage ([W1234R])", event.code)) and event.onset < end:
             stages.append((event.onset, min(end, event.onset + event.duration), _STAGES[match[1]]))
     asleep = [stage for stage in stages if stage[2] > 0]

@@ -27,7 +27,7 @@ Example = tuple[Tensor, int | None]
 
 
 class Batch(TypedDict):
-    """``signal`` float32 ``[B, C, N]`` in microvolts; ``lengths`` int64 ``[B]``, all N; ``label`` int64 ``[B]`` where there are any."""
+    """``signal`` float32 ``[B, C, N]`` in microvolts; ``lengths`` ``[B]``, all N; ``label`` int64 ``[B]`` if there is any."""
 
     signal: Tensor
     lengths: Tensor

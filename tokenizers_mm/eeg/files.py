@@ -147,8 +147,8 @@ def write(
 ) -> None:
     """Write microvolts to an EEG file whose extension gives the format.
 
-    EDF keeps 16 bits and BDF 24 of each channel's own range, ``.npz`` float32. Missing folders are made; the file appears only when
-    it is complete.
+    EDF keeps 16 bits and BDF 24 of each channel's own range, ``.npz`` float32. Missing folders are made; the file appears only
+    when it is complete.
 
     Args:
         path: Where to; ``.edf``, ``.bdf`` or ``.npz``.

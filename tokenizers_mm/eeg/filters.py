@@ -1,7 +1,7 @@
 """Linear-phase FIR filters for EEG: band-pass and notch, whole signals or consecutive pieces that join to the same samples.
 
-Windowed-sinc design (Hamming), transition widths as MNE-Python chooses them (Widmann, Schroeger, Maess, "Digital filter design for
-electrophysiological data", 2015); the delay is taken out, so that nothing shifts in time. Unlike MNE's, one filter does it all.
+Windowed-sinc design (Hamming), transition widths as MNE-Python chooses them (Widmann, Schroeger, Maess, "Digital filter design
+for electrophysiological data", 2015); the delay is taken out: nothing shifts in time. Unlike MNE's, one filter does it all.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def apply(x: Tensor, taps: Tensor) -> Tensor:
 
 
 def applied(pieces: Iterator[Tensor], taps: Tensor) -> Iterator[Tensor]:
-    """Consecutive pieces ``[C, n]`` through a symmetric filter: joined, they are what :func:`apply` gives of the joined pieces."""
+    """Consecutive pieces ``[C, n]`` through a symmetric filter; joined, they are what :func:`apply` gives of the whole."""
     half = len(taps) // 2
     if half == 0:
         yield from pieces

@@ -24,8 +24,8 @@ class Preprocessing:
 
     Args:
         reference: ``"average"``, or electrodes whose mean is subtracted from all (``"M1,M2"``, or a list).
-        montage: Channels to take, in this order: ``"10-20"``, ``"tcp16"``, or electrodes and derivations (``"C3,C4,Fp1-F7"``, or a
-            list). None and ``"all"`` take all EEG channels as recorded.
+        montage: Channels to take, in this order: ``"10-20"``, ``"tcp16"``, or electrodes and derivations (``"C3,C4,Fp1-F7"``,
+            or a list). None and ``"all"`` take all EEG channels as recorded.
         highpass: Lowest frequency to keep, Hz.
         lowpass: Highest frequency to keep, Hz.
         notch: Mains frequency, Hz; it and its multiples are removed.

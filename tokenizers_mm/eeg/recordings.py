@@ -1,4 +1,4 @@
-"""Recordings on disk: names, rate, events, and samples in microvolts read from any place; what MNE reads, and plain NumPy archives.
+"""Recordings on disk: names, rate, events, and samples in microvolts from any place; what MNE reads, and NumPy archives.
 
 EDF and BDF are checked against their own header first: MNE takes a file that was cut short for a shorter one.
 """
@@ -114,7 +114,7 @@ def open_recording(path: str | Path) -> Recording:
     return recording
 
 
-def annotations(path: Path) -> tuple[Event, ...]:
+def edf_events(path: Path) -> tuple[Event, ...]:
     """The events of an EDF+ file that holds nothing else, such as a hypnogram.
 
     Raises:
@@ -133,9 +133,11 @@ def annotations(path: Path) -> tuple[Event, ...]:
 
 
 def _through_mne(path: Path, kind: str) -> Recording:
+    exclude: list[str] = []  # other signals may have other rates, and MNE would bring all to the highest
     if kind in ("edf", "bdf"):
-        _check_records(path, 2 if kind == "edf" else 3)
-    raw = _raw(path, kind)
+        labels = _check_records(path, 2 if kind == "edf" else 3)
+        exclude = [name for name in labels if not is_eeg(name) and "Annotations" not in name]
+    raw = _raw(path, kind, exclude)
     kinds = raw.get_channel_types()
     eeg = [name for name, what in zip(raw.ch_names, kinds, strict=True) if what == "eeg" and is_eeg(name)]
     events = [
@@ -160,12 +162,12 @@ def _through_mne(path: Path, kind: str) -> Recording:
     return Recording(path, kind, tuple(eeg), float(raw.info["sfreq"]), samples, tuple(events), read)
 
 
-def _raw(path: Path, kind: str) -> Any:
+def _raw(path: Path, kind: str, exclude: list[str]) -> Any:
     try:
         import mne
     except ImportError:
         raise ImportError(f"{path} needs MNE-Python: pip install 'tokenizers_mm[eeg]'") from None
-    options: dict[str, Any] = {} if kind in ("brainvision", "fif") else {"preload": False}
+    options: dict[str, Any] = {"exclude": exclude} if kind in ("edf", "bdf") else {}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # names off MNE's conventions, missing dates, mixed filters
@@ -185,8 +187,8 @@ def _scale(raw: Any, name: str, kind: str) -> float:
     return 1.0 if unit.lower() not in ("µv", "uv", "μv", "nv", "mv", "v") else 1e6
 
 
-def _check_records(path: Path, width: int) -> None:
-    """Compare an EDF (or BDF) file's size with what its header promises."""
+def _check_records(path: Path, width: int) -> list[str]:
+    """The labels of an EDF (or BDF) file's signals, its size compared with what its header promises."""
     size = path.stat().st_size
     with path.open("rb") as file:
         fixed = file.read(256)
@@ -209,13 +211,14 @@ def _check_records(path: Path, width: int) -> None:
         raise ValueError(f"{path} is truncated: its header promises {records} records, {there} are there")
     if there < 1:
         raise ValueError(f"{path} holds no samples")
+    return [per_signal[16 * i : 16 * i + 16].decode("latin-1").strip() for i in range(signals)]
 
 
 # -- NumPy archives ----------------------------------------------------------------------------------------------------
 
 
 def _archive(path: Path) -> Recording:
-    """``signal_uv`` ``[C, N]`` in microvolts (any real type), ``channels``, ``sfreq``; ``onset``, ``duration``, ``code`` of events."""
+    """``signal_uv`` ``[C, N]`` in microvolts, ``channels``, ``sfreq``; of events ``onset``, ``duration``, ``code``."""
     try:
         with zipfile.ZipFile(path) as file:
             if sum(member.file_size for member in file.infolist()) > _MOST:

@@ -22,14 +22,14 @@ class EEGSource:
     """Where recordings come from.
 
     Args:
-        path: A folder (searched with its subfolders), a manifest CSV (column ``path``, relative to the CSV), or the root folder of
-            a corpus.
+        path: A folder (searched with its subfolders), a manifest CSV (column ``path``, relative to the CSV), or the root folder
+            of a corpus.
         split: Manifest: keep the rows whose column ``split`` says this. TUEV, TUAB, CHB-MIT, Sleep-EDF: ``train``, ``valid`` or
             ``test`` as in :mod:`tokenizers_mm.eeg.corpora`. By default everything.
         kind: What ``path`` is; by default a manifest where it ends in ``.csv``, else a folder. ``eegbci`` is PhysioNet's motor
             movement and imagery set, in any folder structure, fetched by MNE-Python where ``download`` says so.
-        classes: Folder, manifest, eegbci: codes of the events to cut out, in the order of their labels (``["T1", "T2"]``: labels 0
-            and 1). None takes whole recordings without labels. The other corpora bring their own classes.
+        classes: Folder, manifest, eegbci: codes of the events to cut out, in the order of their labels (``["T1", "T2"]``: labels
+            0 and 1). None takes whole recordings without labels. The other corpora bring their own classes.
         event_offset: Seconds from an event's onset to the start of its window.
         subjects: eegbci: numbers of subjects; by default all that there are, or the first where they are to be fetched.
         runs: eegbci: numbers of runs; by default all that there are.

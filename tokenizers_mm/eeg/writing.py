@@ -149,7 +149,7 @@ def _edf(
         file.close()
 
 
-def _header(name: str, low: float, high: float, bits: int, rate: float) -> dict[str, object]:
+def _header(name: str, low: float, high: float, bits: int, rate: float) -> dict[str, str | int | float | None]:
     """A channel's own range, rounded outwards to what eight characters hold."""
     limit = max(abs(float(low)), abs(float(high)), 1.0)
     digits = 6 - len(str(int(limit)))
