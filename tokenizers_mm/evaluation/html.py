@@ -22,6 +22,7 @@ from tokenizers_mm.evaluation.gallery import Gallery, worst_first
 from tokenizers_mm.evaluation.health import TokenHealth
 from tokenizers_mm.evaluation.html_table import family, measured, styles, summary_table, titles
 from tokenizers_mm.evaluation.report import CodecResult, Report
+from tokenizers_mm.evaluation.summarise import rate
 
 SCRIPTS = ("dom.js", "table.js", "charts.js", "player.js", "items.js", "main.js")
 CURVE_POINTS = 80  # of a rank-frequency curve
@@ -220,7 +221,7 @@ def _series(result: CodecResult, title: str, style: str) -> dict[str, Any]:
 
 def _health_of(health: TokenHealth, result: CodecResult) -> dict[str, Any]:
     """Token health with each codebook's counts as curves of few points: share of the ids by rank, entries seen by ids seen."""
-    seconds = sum(item.seconds or 0 for item in result.items if item.error is None)
+    unit = 1000 if result.rate_unit == "kbit/s" else 1
     books = []
     for book in health.codebooks:
         plain = {key: _short(value) if isinstance(value, float) else value for key, value in asdict(book).items()}
@@ -231,7 +232,8 @@ def _health_of(health: TokenHealth, result: CodecResult) -> dict[str, Any]:
     return {
         "books": books,
         "steps": health.steps,
-        "ideal": _short(health.ideal_bits / seconds / 1000) if seconds else None,
+        "ideal": _short(rate(health.ideal_bits / unit, result.items)) if result.timed else None,
+        "unit": result.rate_unit,
     }
 
 

@@ -55,8 +55,8 @@ class _Column:
 
 
 def _columns(report: Report) -> list[_Column]:
-    unit, timed = report.codecs[0].rate_unit, report.codecs[0].rate_unit == "kbit/s"
-    per, ids = ("s/s", "1/s") if timed else ("s", "1/sample")
+    unit, timed = report.codecs[0].rate_unit, report.codecs[0].timed
+    per, ids = ("s/s", f"1/{unit.partition('/')[2]}") if timed else ("s", "1/sample")
     return [
         _Column("rate", unit, 2, lambda r: r.file_rate, definition="As written to files, everything included."),
         _Column("nominal", unit, 2, lambda r: r.nominal_rate, definition="Of the ids alone, equally likely."),

@@ -225,10 +225,13 @@ class _Run:
 
     def _item(self, name: str, signal: Tensor, coded: Coded) -> ItemResult:
         spec, tokens = self.coder.spec, coded.tokens
+        rows = len(spec.axes) > 1 and spec.sample_rate is not None  # each channel has tokens of its own
         kept = self.keeper(name, spec, signal, coded.estimate, tokens) if self.keeper else None
         return ItemResult(
             name=name,
-            size=tuple(tokens.side["size"][0].tolist()) if tokens is not None else tuple(signal.shape[1:]),
+            size=tuple(tokens.side["size"][0].tolist())
+            if tokens is not None and not rows
+            else tuple(signal.shape[0 if rows else 1 :]),
             seconds=signal.shape[-1] / spec.sample_rate if spec.sample_rate else None,
             steps=int(tokens.lengths[0]) if tokens is not None else 0,
             bits=coded.bits,

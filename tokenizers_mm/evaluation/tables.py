@@ -115,7 +115,7 @@ def summary(report: Report) -> Table:
         show_lines=len(report.codecs) > 1,
     )
     table.add_column("codec", overflow="fold", min_width=10)
-    rate, timed = report.codecs[0].rate_unit, report.codecs[0].rate_unit == "kbit/s"
+    rate, timed = report.codecs[0].rate_unit, report.codecs[0].timed
     headers = (f"{rate}\nas file", *(_header(report, key) for key in report.headline), "in use\nperpl.")
     for header in (*headers, f"enc {'s/s' if timed else 's'}\ndec ↓"):
         table.add_column(header, justify="right", no_wrap=True)

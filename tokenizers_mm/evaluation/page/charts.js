@@ -114,7 +114,7 @@ function placeLabel(chart, p, px, py, taken, frame) {
 // -- use of the codebooks --------------------------------------------------------------------------
 
 function healthCard(s, all) {
-  const { books, ideal } = s.health;
+  const { books, ideal, unit } = s.health;
   const sum = (key) => (books.some((b) => b[key] == null) ? null : books.reduce((total, b) => total + b[key], 0));
   const mean = (key) => (sum(key) == null ? null : sum(key) / books.length);
   const bits = books.reduce((total, b) => total + Math.log2(b.size), 0);
@@ -124,7 +124,7 @@ function healthCard(s, all) {
     ["entropy", `${number(sum("entropy"), 2)} bit`, `of ${number(bits, 2)}`],
     ["cond. entropy", sum("conditional_entropy") == null ? DASH : `${number(sum("conditional_entropy"), 2)} bit`, "given the id before"],
     ["repetition", mean("repetition") == null ? DASH : `${number(100 * mean("repetition"), 1)} %`, "same id as before"],
-    ["ideal coder", ideal == null ? DASH : `${number(ideal, 3)}`, ideal == null ? "" : "kbit/s"],
+    ["ideal coder", ideal == null ? DASH : `${number(ideal, 3)}`, ideal == null ? "" : unit],
   ];
   for (const [key, share] of Object.entries(s.stability)) facts.push([key.replaceAll("_", " "), share == null ? DASH : `${number(100 * share, 1)} %`, "of ids stay"]);
   const label = s.condition === "clean" ? s.name : `${s.name}, ${s.condition}`;
