@@ -64,6 +64,7 @@ def write_html(
     gallery = Gallery(report, folder, limit)
     names = worst_first(report)
     media = gallery.collect(names)
+    overviews = gallery.overviews() if limit else {}
     script, style = "\n".join(map(_page, SCRIPTS)), _page("page.css")
     text = Template(_page("page.html")).substitute(
         policy=escape(_policy(script, style)),
@@ -75,7 +76,7 @@ def write_html(
         facts=_facts(sources or [report]),
         table=summary_table(report),
         notes=_notes(report, gallery.missing),
-        data=_json_island("report", json.dumps(_payload(report, names, media), sort_keys=True)),
+        data=_json_island("report", json.dumps(_payload(report, names, media, overviews), sort_keys=True)),
         media="\n".join(_json_island(f"media-{i}", media[name]) for i, name in enumerate(names) if name in media),
     )
     path.write_bytes(text.encode("utf-8", "replace"))  # file names may hold bytes that are no text
@@ -155,7 +156,9 @@ def _notes(report: Report, missing: list[str]) -> str:
 # -- data for the script ---------------------------------------------------------------------------
 
 
-def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[str, Any]:
+def _payload(
+    report: Report, names: list[str], media: dict[str, str], overviews: dict[int, dict[str, Any]]
+) -> dict[str, Any]:
     """What the script draws from; items in the order worst first."""
     by_name = [{item.name: item for item in result.items} for result in report.codecs]
     labels, keys = _labels(report), measured(report)
@@ -184,7 +187,10 @@ def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[st
         "unit": report.codecs[0].rate_unit,
         "headline": [key for key in report.headline if key in keys],
         "metrics": [{"key": key, **asdict(report.definitions[key])} for key in keys],
-        "series": [_series(*of_one) for of_one in zip(report.codecs, titles(report), styles(report), strict=True)],
+        "series": [
+            {**_series(*of_one), "overview": overviews.get(i)}
+            for i, of_one in enumerate(zip(report.codecs, titles(report), styles(report), strict=True))
+        ],
         "items": items,
         "shown": len(media),
     }

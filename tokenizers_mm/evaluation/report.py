@@ -113,7 +113,7 @@ class CodecResult:
         spec: Its :class:`TokenSpec` as a mapping; of a baseline, that of the signals (``codebook_sizes`` says nothing).
         parameters: Numbers in the network.
         device: Where it ran.
-        rate_unit: ``"kbit/s"``; ``"bit/s/channel"`` where each has its own tokens; ``"bit/pixel"``, ``"bit/sample"`` without time.
+        rate_unit: ``"kbit/s"``; ``"bit/s/channel"`` where each has tokens; ``"bit/pixel"``, ``"bit/sample"`` without time.
         nominal_rate: Of ids with equally likely codes; of a baseline, without the container's headers.
         file_rate: Of all tokens saved as one ``.mmt`` file, everything included; of a baseline, of its files.
         token_rate: Ids per second (or per sample).

@@ -133,7 +133,8 @@ function healthCard(s, all) {
     curves(s, all),
     seen(s, all),
     h("dl", { class: "numbers" }, facts.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, note && h("small", {}, ` ${note}`))))),
-    books.length > 1 && perBook(books));
+    books.length > 1 && perBook(books),
+    s.overview?.image && h("figure", { class: "overview" }, h("img", { src: s.overview.image, alt: s.overview.caption }), h("figcaption", {}, s.overview.caption)));
 }
 
 function curves(s, all) {

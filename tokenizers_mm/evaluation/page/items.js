@@ -130,7 +130,7 @@ function cellOf(panel, value, metric, reason) {
 function ribbon(ids, seconds) {
   const values = new Uint32Array(Uint8Array.from(atob(ids.data), (c) => c.charCodeAt(0)).buffer);
   const canvas = h("canvas", { class: "ribbon", width: ids.columns, height: ids.rows, role: "img", "aria-label": `Token ids: ${ids.columns} steps, ${ids.rows} row(s)` });
-  canvas.style.height = `${Math.min(96, Math.max(12, 6 * ids.rows))}px`;
+  canvas.style.height = `${Math.min(144, Math.max(12, 6 * ids.rows))}px`;
   if (!values.length) return canvas;
   const image = new ImageData(ids.columns, ids.rows);
   values.forEach((id, i) => image.data.set([...colour(id), 255], 4 * i));
