@@ -97,7 +97,7 @@ function picture(card, panel, i) {
     card.player.playing ? card.player.select(i) : card.player.play(i);
   };
   panel.head = h("span", { class: "head" });
-  return h("div", { class: shown.sound ? "picture" : "picture still", ...(shown.sound ? { click: seek } : {}) },
+  return h("div", { class: shown.sound ? "picture" : shown.seconds ? "picture still traces" : "picture still", ...(shown.sound ? { click: seek } : {}) },
     h("img", { src: shown.image, alt: `${shown.caption}: ${panel.name}`, title: shown.caption }),
     panel.head, shown.top && h("b", { "aria-hidden": "true" }, shown.top), shown.bottom && h("b", { "aria-hidden": "true" }, shown.bottom));
 }
