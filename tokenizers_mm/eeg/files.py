@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from tokenizers_mm.eeg.preprocessing import Preprocessing, resampled_length
+from tokenizers_mm.eeg.preprocessing import Preprocessing
 from tokenizers_mm.eeg.recordings import READERS, Event, Recording, open_recording
 from tokenizers_mm.resampling import cut
 from tokenizers_mm.tokens import TokenSpec
@@ -28,6 +28,7 @@ __all__ = [
     "info",
     "open_recording",
     "read",
+    "reading",
     "write",
 ]
 
@@ -168,9 +169,13 @@ def write(
     writing.write(Path(path), [signal] if isinstance(signal, Tensor) else signal, spec, names, events)
 
 
-def resampled_frames(info: EEGInfo, spec: TokenSpec) -> int:
-    """Samples that :func:`read` gives of a whole file."""
-    return resampled_length(info.frames, info.sample_rate, spec.sample_rate or info.sample_rate)
+def reading(options: Mapping[str, object]) -> dict[str, Preprocessing]:
+    """Arguments of :func:`read` and :func:`blocks` from names and values: what ``mmtok ... --read NAME=VALUE`` takes.
+
+    Raises:
+        ValueError: For an unknown option or a value out of range.
+    """
+    return {"preprocessing": Preprocessing.parse(options)}
 
 
 def _parsed(preprocessing: Preprocessing | Mapping[str, object]) -> Preprocessing:

@@ -201,6 +201,8 @@ def _labels(report: Report) -> set[str]:
     values: dict[str, list[str]] = {}
     for row in report.about.values():
         for key, value in row.items():
+            if key == "path":
+                continue
             values.setdefault(key, []).append(value)
     kinds = {key: set(found) for key, found in values.items()}
     return {
