@@ -1,7 +1,7 @@
 """Options of a modality's file reader by name, as ``mmtok ... --read NAME=VALUE`` and suites give them.
 
-A wing whose files are read with options has ``reading(options) -> dict`` in its ``files.py``: keyword arguments of its ``read`` and
-``blocks``.
+A wing whose files are read with options has ``reading(options) -> dict`` in its ``files.py``: keyword arguments of its ``read``
+and ``blocks``.
 """
 
 from __future__ import annotations
