@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tokenizers_mm.cli import codecs, evaluating, streaming, training, transcoding  # noqa: F401  # they add their commands to the app
+from tokenizers_mm.cli import codecs, evaluating, probing, streaming, training, transcoding  # noqa: F401  # they add their commands to the app
 from tokenizers_mm.cli.common import EXPECTED, app, complain, out
 
 
