@@ -34,12 +34,21 @@ def kernel(rate: float, band: tuple[float | None, float | None] = (None, None), 
     Raises:
         ValueError: If frequencies are not positive or not ascending.
     """
+    check(band, notch)
+    return _kernel(rate, *band, notch)
+
+
+def check(band: tuple[float | None, float | None], notch: float | None) -> None:
+    """Refuse limits that no rate makes sense of.
+
+    Raises:
+        ValueError: If frequencies are not positive or not ascending.
+    """
     low, high = band
     if any(f is not None and not (math.isfinite(f) and f > 0) for f in (*band, notch)):
         raise ValueError(f"band and notch must be positive frequencies in Hz, got {band} and {notch}")
     if low is not None and high is not None and low >= high:
         raise ValueError(f"band must go from a lower to a higher frequency, got {low:g} to {high:g} Hz")
-    return _kernel(rate, low, high, notch)
 
 
 @lru_cache(maxsize=32)

@@ -44,7 +44,7 @@ class Preprocessing:
         montage_names(self.montage)
         if self.reference not in (None, "average"):
             montage_names(self.reference)
-        filters.kernel(1e5, (self.highpass, self.lowpass), None)
+        filters.check((self.highpass, self.lowpass), self.notch)
 
     @classmethod
     def parse(cls, options: Mapping[str, object]) -> Preprocessing:

@@ -183,8 +183,10 @@ def _article(kind: str) -> str:
 
 def _scale(raw: Any, name: str, kind: str) -> float:
     """What turns MNE's values into microvolts: it gives volts, and leaves units that it does not know as they are."""
-    unit = (raw._orig_units or {}).get(name, "V") if kind in ("edf", "bdf") else "V"
-    return 1.0 if unit.lower() not in ("µv", "uv", "μv", "nv", "mv", "v") else 1e6
+    if kind not in ("edf", "bdf"):
+        return 1e6
+    unit = (raw._orig_units or {}).get(name, "").lower()
+    return 1e6 if unit in ("µv", "uv", "μv", "mv", "v") else 1e-3 if unit == "nv" else 1.0
 
 
 def _check_records(path: Path, width: int) -> list[str]:

@@ -1,7 +1,7 @@
 """Probe: what a classifier makes of a codec's tokens, beside features that need no codec, on labelled data of any modality.
 
-A wing's ``probe.py`` holds ``load(path, options, spec) -> dict[str, Labelled]`` (train, valid, test), ``FEATURES`` (of signals, for
-the baselines) and, where it has any, ``CLASSIFIERS`` (networks on tokens). Features of tokens and the linear classifier are here.
+A wing's ``probe.py`` holds ``load(path, options, spec) -> dict[str, Labelled]`` (train, valid, test), ``FEATURES`` (of signals,
+for the baselines) and perhaps ``CLASSIFIERS`` (networks on tokens). Features of tokens and linear classifiers are here.
 """
 
 from __future__ import annotations
