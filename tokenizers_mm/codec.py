@@ -33,12 +33,15 @@ class CodecOutput:
         ids: int64 ``[B, T, Q]``.
         quantizer_loss: Scalar: commitment and entropy terms of the quantizer, unweighted.
         stats: Scalars to log (perplexity of the batch, share of codes in use).
+        losses: Scalars that the codec trains on besides those of its signals, by the names in :attr:`Codec.own_losses`: where a
+            system compares what no signal shows (spectra of masked views).
     """
 
     reconstruction: Tensor
     ids: Tensor
     quantizer_loss: Tensor
     stats: dict[str, Tensor] = field(default_factory=dict)
+    losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Codec(nn.Module, PyTorchModelHubMixin, ABC):
@@ -55,6 +58,7 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         signal_ndim: Dimensions of a batch of signals: 3 for ``[B, C, N]``, 4 for ``[B, 3, H, W]``.
         size_dims: How many trailing dimensions of the signal ``side["size"]`` records.
         signal_range: What samples must lie in, with a little room for rounding and resampling; None for any values.
+        own_losses: Names of the losses that ``forward`` computes itself.
     """
 
     spec: TokenSpec
@@ -62,6 +66,7 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
     signal_ndim: int = 3
     size_dims: int = 1
     signal_range: tuple[float, float] | None = None
+    own_losses: tuple[str, ...] = ()
 
     @abstractmethod
     def _encode(self, x: Tensor, lengths: Tensor) -> Tokens:
@@ -317,7 +322,9 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
             return torch.tensor([s.shape[-self.size_dims :] for s in signals])
         if self.spec.window:
             return tokens.shapes.new_tensor([[self.spec.samples(steps)] for steps in tokens.lengths.tolist()])
-        return (tokens.shapes * torch.tensor(self.spec.hop, device=tokens.device))[:, -self.size_dims :]
+        sizes = tokens.shapes * torch.tensor(self.spec.hop, device=tokens.device)
+        sizes[:, -1] += self.spec.overlap
+        return sizes[:, -self.size_dims :]
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

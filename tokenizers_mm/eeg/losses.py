@@ -49,9 +49,7 @@ class LogSpectralLoss(nn.Module):
 
     def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
         _check_pair(estimate, reference)
-        return torch.stack(
-            [F.l1_loss(self._log(estimate, n), self._log(reference, n)) for n in self.windows]
-        ).mean()
+        return torch.stack([F.l1_loss(self._log(estimate, n), self._log(reference, n)) for n in self.windows]).mean()
 
     def _log(self, x: Tensor, n_fft: int) -> Tensor:
         """Natural logarithm of the power of each bin, whose floor bends it smoothly."""

@@ -1,7 +1,9 @@
 """A codec that gives EEG back as a waveform: SEANet with residual vector quantization, one channel at a time.
 
 The network is that of Défossez et al., "High Fidelity Neural Audio Compression" (EnCodec), 2022, without normalisation over time:
-causal throughout, so that tokens stream and no sample is held back. Peers: BrainTokenizer of Xiao et al., "BrainOmni: A Brain
+causal throughout, so that tokens stream and no sample is held back. Beside either network runs a learned linear transform of a hop,
+which begins as the cosine transform: most of EEG's power is slow and nearly Gaussian, for which that alone is close to the best, and
+the networks learn what the past and the shape of waves add to it. Peers: BrainTokenizer of Xiao et al., "BrainOmni: A Brain
 Foundation Model for Unified EEG and MEG Signals", 2025, also quantizes SEANet features by residual codebooks, but over all
 electrodes at once. A channel on its own needs no montage: any number of channels, in any order, of any device.
 """
@@ -10,14 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tokenizers_mm.codec import Codec, CodecOutput
-from tokenizers_mm.eeg.grid import fold, pack, unpack
+from tokenizers_mm.eeg.grid import pack, unpack
 from tokenizers_mm.nn.conv import StreamState
 from tokenizers_mm.nn.seanet import SEANetEncoder
 from tokenizers_mm.nn.seanet_decoder import SEANetDecoder
@@ -26,11 +29,12 @@ from tokenizers_mm.tokens import Tokens, TokenSpec
 
 
 class EEGWaveformCodec(Codec):
-    """EEG of any montage to residual codebooks per channel and back; by default 2.5 steps per second of 10 bits a codebook.
+    """EEG of any montage to residual codebooks per channel and back; by default 2.5 steps per second of five codebooks (100 bit/s).
 
     Args:
         sample_rate: Hz of the signals it takes; others are resampled first.
-        strides: Down-sampling of the encoder's stages, in the order applied; their product is the hop.
+        patch_size: Neighbouring samples that enter the network side by side, so that it starts at a lower rate.
+        strides: Down-sampling of the encoder's stages, in the order applied; the hop is their product times ``patch_size``.
         quantizer: Mapping for :func:`~tokenizers_mm.quantizers.build_quantizer`.
         dim: Width of the features that are quantized.
         n_filters: First width of the encoder and last of the decoder; it doubles with each stride.
@@ -48,9 +52,10 @@ class EEGWaveformCodec(Codec):
     def __init__(
         self,
         sample_rate: int = 200,
-        strides: Sequence[int] = (4, 4, 5),
+        patch_size: int = 4,
+        strides: Sequence[int] = (4, 5),
         quantizer: Mapping[str, Any] | None = None,
-        dim: int = 64,
+        dim: int = 32,
         n_filters: int = 32,
         residual_layers: int = 2,
         lstm_layers: int = 1,
@@ -60,7 +65,10 @@ class EEGWaveformCodec(Codec):
         super().__init__()
         if not (math.isfinite(scale) and scale > 0):
             raise ValueError(f"scale must be a positive number of microvolts, got {scale}")
+        if patch_size < 1:
+            raise ValueError(f"patch_size must be a positive number of samples, got {patch_size}")
         network: dict[str, Any] = {
+            "channels": patch_size,
             "dim": dim,
             "n_filters": n_filters,
             "strides": tuple(strides),
@@ -70,10 +78,13 @@ class EEGWaveformCodec(Codec):
         }
         self.encoder = SEANetEncoder(**network)
         self.quantizer = build_quantizer(
-            dim, **(quantizer or {"kind": "rvq", "codebook_size": 1024, "num_codebooks": 4})
+            dim, **(quantizer or {"kind": "rvq", "codebook_size": 256, "num_codebooks": 5})
         )
         self.decoder = SEANetDecoder(**network)
-        self.hop_length, self.scale = math.prod(strides), scale
+        hop = patch_size * math.prod(strides)
+        self.analysis, self.synthesis = nn.Linear(hop, dim, bias=False), nn.Linear(dim, hop, bias=False)
+        self._start_linear()
+        self.patch_size, self.hop_length, self.scale = patch_size, hop, scale
         self.padding_safe = self.causal = causal
         self.spec = TokenSpec(
             modality="eeg",
@@ -84,6 +95,19 @@ class EEGWaveformCodec(Codec):
             channels=0,
             scalable="columns" if self.quantizer.scalable else "none",
         )
+
+    @torch.no_grad()
+    def _start_linear(self) -> None:
+        """Begin as a cosine transform of each hop: the networks beside it give nothing at first."""
+        dim, hop = self.analysis.weight.shape
+        basis = cosine_basis(hop)[:dim]
+        for weight, rows in ((self.analysis.weight, basis), (self.synthesis.weight, basis.T)):
+            nn.init.orthogonal_(weight)
+            weight[: len(rows), : rows.shape[1]] = rows
+        for layers in (self.encoder.layers, self.decoder.layers):
+            last = cast(Any, layers[-1]).conv
+            last.parametrizations.weight.original0.zero_()
+            last.bias.zero_()
 
     # -- training ----------------------------------------------------------------------------------------------------------
 
@@ -109,7 +133,10 @@ class EEGWaveformCodec(Codec):
 
     def _features(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """What is quantized, ``[B * C, L, dim]``."""
-        return rearrange(self.encoder(fold(x) / self.scale, state), "b d l -> b l d")
+        whole = F.pad(x, (0, -x.shape[-1] % self.hop_length)) / self.scale
+        patches = rearrange(whole, "b c (n p) -> (b c) p n", p=self.patch_size)
+        hops = rearrange(whole, "b c (l n) -> (b c) l n", n=self.hop_length)
+        return rearrange(self.encoder(patches, state), "b d l -> b l d") + self.analysis(hops)
 
     def _ids(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         ids = self.quantizer(self._features(x, state)).ids[..., : self.spec.num_codebooks]
@@ -117,7 +144,8 @@ class EEGWaveformCodec(Codec):
 
     def _synthesise(self, features: Tensor, batch: int, state: StreamState | None = None) -> Tensor:
         wave = self.decoder(rearrange(features, "b l d -> b d l"), state)
-        return rearrange(wave, "(b c) 1 n -> b c n", b=batch) * self.scale
+        hops = rearrange(self.synthesis(features), "(b c) l n -> b c (l n)", b=batch)
+        return (rearrange(wave, "(b c) p n -> b c (n p)", b=batch) + hops) * self.scale
 
     # -- streaming ---------------------------------------------------------------------------------------------------------
 
@@ -132,3 +160,11 @@ class EEGWaveformCodec(Codec):
         if not ids.shape[2]:
             return torch.zeros(*ids.shape[:2], 0, device=ids.device)
         return self._synthesise(self.quantizer.decode(ids.flatten(0, 1)), len(ids), state)
+
+
+def cosine_basis(n: int) -> Tensor:
+    """The orthonormal cosine transform (DCT-II) of n samples, ``[n, n]``, slow rows first."""
+    angles = torch.pi / n * torch.arange(n)[:, None] * (torch.arange(n) + 0.5)
+    basis = angles.cos() * (2 / n) ** 0.5
+    basis[0] /= 2**0.5
+    return basis
