@@ -32,7 +32,9 @@ def load(path: Path, options: Mapping[str, Any], spec: TokenSpec) -> dict[str, L
     """
     options = dict(options)
     seconds, reading = float(options.pop("window_seconds", 4.0)), dict(options.pop("reading", {}))
-    reading |= {"montage": name for name, channels in MONTAGES.items() if len(channels) == spec.channels}
+    for name, channels in MONTAGES.items():
+        if len(channels) == spec.channels:
+            reading["montage"] = name
     found = {}
     for split in ("train", "valid", "test"):
         source = EEGSource(str(path), split, **options)

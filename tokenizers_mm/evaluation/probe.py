@@ -262,10 +262,12 @@ def _linear(codec: str, title: str, values: Mapping[str, Tensor], sides: Mapping
 def _scored(codec: str, title: str, dimensions: int, predicted: np.ndarray, labels: np.ndarray) -> ProbeResult:
     from sklearn.metrics import accuracy_score, balanced_accuracy_score, cohen_kappa_score, f1_score
 
-    random, drawn = np.random.default_rng(0), []
-    recall = [predicted[labels == label] == label for label in np.unique(labels)]
-    for _ in range(DRAWS):  # within classes, so that none is ever missing
-        drawn.append(np.mean([random.choice(hits, len(hits)).mean() for hits in recall]))
+    random = np.random.default_rng(0)
+    recalls = [(predicted[labels == label] == label).astype(float) for label in np.unique(labels)]
+    # drawn within classes, so that none is ever missing
+    drawn = np.mean(
+        [hits[random.integers(len(hits), size=(DRAWS, len(hits)))].mean(axis=1) for hits in recalls], axis=0
+    )
     low, high = np.quantile(drawn, (0.025, 0.975))
     return ProbeResult(
         codec,
