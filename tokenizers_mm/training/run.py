@@ -220,8 +220,10 @@ def new_folder(name: str) -> Path:
 
 @rank_zero_only
 def export(model: LightningModule, folder: Path) -> None:
-    """Write the codec of a trained module to ``folder/codec``."""
-    cast(Codec, model.codec).save_pretrained(folder / "codec")
+    """Write the codec of a trained module to ``folder/codec``, or what else its ``exports`` name to folders of those names."""
+    exports = getattr(model, "exports", None) or {"codec": cast(Codec, model.codec)}
+    for name, network in exports.items():
+        network.save_pretrained(folder / name)
 
 
 @rank_zero_only
