@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tokenizers_mm.eeg.data import FixedWindows
 from tokenizers_mm.eeg.electrodes import MONTAGES
+from tokenizers_mm.eeg.finetune import tfm_encoder
 from tokenizers_mm.eeg.preprocessing import Preprocessing
 from tokenizers_mm.eeg.sources import EEGSource
 from tokenizers_mm.eeg.spectra import BANDS, band_power, density
@@ -58,4 +59,5 @@ def log_band_power(signals: Tensor, spec: TokenSpec) -> Tensor:
     return torch.stack(rows)
 
 
+CLASSIFIERS = {"TFM-Encoder": tfm_encoder}
 FEATURES = {"band power (no codec)": log_band_power}

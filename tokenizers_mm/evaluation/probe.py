@@ -80,7 +80,7 @@ class Labelled:
 
 
 Features = Callable[[Tensor, TokenSpec], Tensor]
-Classifier = Callable[[Codec, Mapping[str, Labelled], Mapping[str, Tokens], int], Tensor]
+Classifier = Callable[[Codec, Mapping[str, Labelled], Mapping[str, Tokens], int], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,8 @@ def probe(codecs: Sequence[str | Path | Codec], plan: str | Path, *, device: str
             results.append(_linear(name, title, values, sides))
         for title, classifier in getattr(room, "CLASSIFIERS", {}).items():
             predicted = classifier(codec, sides, tokens, seed)
-            results.append(_scored(name, title, 0, predicted.numpy(), sides["test"].labels.numpy()))
+            if predicted is not None:
+                results.append(_scored(name, title, 0, predicted.numpy(), sides["test"].labels.numpy()))
         about[name] = _about(tokens["test"], sides["test"].labels)
     versions = environment.versions(("scikit-learn",))
     return ProbeReport(settings.name, settings.classes, counts, tuple(results), about, environment.command(), versions)
