@@ -58,6 +58,8 @@ REDUCED: dict[str, dict[str, Any]] = {
     "HiggsAudio": {"acoustic": _DAC, "semantic": _HUBERT},
     "XCodec2": {"network": _SCALAR},
     "NeuCodec": {"network": _SCALAR},
+    "TFMTokenizer": {"decoder_layers": 1, "phase_iterations": 4},
+    "LaBraMTokenizer": {"encoder_layers": 1, "decoder_layers": 1},
     "VQGAN": {"channels": 8, "decoder_channels": 8, "blocks": 1, "groups": 4},
     "VARTokenizer": {"channels": 8, "blocks": 1, "groups": 4},
     "OpenMAGVIT2": {"channels": 8, "blocks": 1, "groups": 4},
@@ -120,7 +122,17 @@ def series(codec: tm.Codec, batch: int, steps: float, seed: int = 0) -> torch.Te
     return 40 + 12 * torch.sin(t + phase) + t + torch.randn(batch, 2, n, generator=generator)
 
 
-SIGNALS = {"audio": audio, "image": image, "timeseries": series}
+def eeg(codec: tm.Codec, batch: int, steps: float, seed: int = 0) -> torch.Tensor:
+    """Slow waves, alpha and noise in microvolts, ``steps`` token steps long, on the electrodes that a codec names or on three."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = len(getattr(codec, "electrodes", "abc"))
+    t = torch.arange(max(1, int(steps * codec.spec.hop[-1]))) / codec.spec.sample_rate
+    phase = 6 * torch.rand(batch, channels, 1, generator=generator)
+    waves = 40 * torch.sin(4 * t + phase) + 20 * torch.sin(2 * torch.pi * (8 + phase / 2) * t)
+    return waves + 5 * torch.randn(waves.shape, generator=generator)
+
+
+SIGNALS = {"audio": audio, "image": image, "eeg": eeg, "timeseries": series}
 
 
 def signal(codec: tm.Codec, batch: int, steps: float, seed: int = 0) -> torch.Tensor:
@@ -233,8 +245,8 @@ def test_a_stream_equals_the_whole(codec: tm.Codec) -> None:
             tokens.append(session.push(rest[..., :n]))
             rest = rest[..., n:]
         tokens.append(session.flush())
-        ids = torch.cat([t.ids for t in tokens], dim=1)
-        assert torch.equal(ids, whole.ids)
+        ids = torch.cat([t.ids.unflatten(1, t.shape) for t in tokens], dim=-2)
+        assert torch.equal(ids.flatten(1, -2), whole.ids)
         for t in tokens:
             samples.append(decoder.push(t))
         samples.append(decoder.flush())

@@ -34,12 +34,15 @@ class CodecOutput:
         ids: int64 ``[B, T, Q]``.
         quantizer_loss: Scalar: commitment and entropy terms of the quantizer, unweighted.
         stats: Scalars to log (perplexity of the batch, share of codes in use).
+        losses: Scalars that the codec trains on besides those of its signals, by the names in :attr:`Codec.own_losses`: where a
+            system compares what no signal shows (spectra of masked views).
     """
 
     reconstruction: Tensor
     ids: Tensor
     quantizer_loss: Tensor
     stats: dict[str, Tensor] = field(default_factory=dict)
+    losses: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Codec(nn.Module, PyTorchModelHubMixin, ABC):
@@ -58,6 +61,7 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         signal_range: What samples must lie in, with a little room for rounding and resampling; None for any values.
         allows_missing: True where NaN marks a sample that is missing: ``_encode`` takes it, ``side["missing"]`` keeps its
             place, and decoded signals have NaN there again.
+        own_losses: Names of the losses that ``forward`` computes itself.
     """
 
     spec: TokenSpec
@@ -66,6 +70,7 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
     size_dims: int = 1
     signal_range: tuple[float, float] | None = None
     allows_missing: bool = False
+    own_losses: tuple[str, ...] = ()
 
     @abstractmethod
     def _encode(self, x: Tensor, lengths: Tensor) -> Tokens:
@@ -115,7 +120,7 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         with self._inference():
             if sizes.eq(torch.tensor(x.shape[-sizes.shape[1] :])).all():
                 tokens = self._encode(x, lengths)
-            elif self.padding_safe:
+            elif self.padding_safe and sizes[:, :-1].eq(torch.tensor(x.shape[-sizes.shape[1] : -1])).all():
                 past_end = torch.arange(x.shape[-1], device=x.device) >= lengths.to(x.device)[:, None]
                 tokens = self._encode(x.masked_fill(past_end.reshape(len(x), *[1] * (x.ndim - 2), -1), 0), lengths)
             else:
@@ -194,18 +199,23 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         return 0.0
 
     def _encode_step(self, x: Tensor, state: StreamState) -> Tensor:
-        """Ids ``[B, k, Q]`` that are final after the next whole hops ``[B, C, n * hop]`` of a stream."""
+        """Ids ``[B, k, Q]``, or ``[B, C, k, Q]`` on a grid of channels, that are final after the next whole hops of a stream."""
         raise ValueError(f"{type(self).__name__} cannot stream")
 
     def _encode_last(self, x: Tensor, state: StreamState) -> Tensor:
         """Ids that are left at a stream's end, after its last samples ``[B, C, n < hop]``; by default of one zero-padded hop."""
         if not x.shape[-1]:
-            return torch.zeros(len(x), 0, self.spec.num_codebooks, dtype=torch.long, device=x.device)
+            return self._no_ids(x)
         assert self.spec.hop is not None
         return self._encode_step(nn.functional.pad(x, (0, self.spec.hop[-1] - x.shape[-1])), state)
 
+    def _no_ids(self, x: Tensor) -> Tensor:
+        """Ids of no steps of signals ``[B, C, n]``."""
+        rows = x.shape[1:2] if len(self.spec.axes) > 1 else ()
+        return torch.zeros(len(x), *rows, 0, self.spec.num_codebooks, dtype=torch.long, device=x.device)
+
     def _decode_step(self, ids: Tensor, state: StreamState, *, last: bool) -> Tensor:
-        """Samples ``[B, C, n]`` that are final after the next ids ``[B, k, Q]`` of a stream."""
+        """Samples ``[B, C, n]`` that are final after the next ids, shaped as ``_encode_step`` gives them."""
         raise ValueError(f"{type(self).__name__} cannot stream")
 
     @overload
@@ -328,7 +338,9 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
             return torch.tensor([s.shape[-self.size_dims :] for s in signals])
         if self.spec.window:
             return tokens.shapes.new_tensor([[self.spec.samples(steps)] for steps in tokens.lengths.tolist()])
-        return (tokens.shapes * torch.tensor(self.spec.hop, device=tokens.device))[:, -self.size_dims :]
+        sizes = tokens.shapes * torch.tensor(self.spec.hop, device=tokens.device)
+        sizes[:, -1] += self.spec.overlap
+        return sizes[:, -self.size_dims :]
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

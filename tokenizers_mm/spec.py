@@ -34,6 +34,8 @@ class TokenSpec:
         stride: Samples from one window's start to the next, where there is a window.
         block: Steps along the last axis come in whole multiples of this: a network that attends in fixed windows of steps fills
             its last one.
+        overlap: Samples that a step's window reaches past its hop, which the next steps see too: the last ``overlap`` samples of
+            a signal have no step of their own.
 
     Raises:
         ValueError: For sizes, levels, hops or scales that contradict each other.
@@ -52,6 +54,7 @@ class TokenSpec:
     window: int = 0
     stride: int = 0
     block: int = 1
+    overlap: int = 0
 
     def __post_init__(self) -> None:
         for name in ("codebook_sizes", "axes", "hop", "levels", "scales"):
@@ -62,7 +65,7 @@ class TokenSpec:
             if not isinstance(self.sample_rate, Real):
                 raise TypeError(f"sample_rate must be a number of Hz or None, got {self.sample_rate!r}")
             object.__setattr__(self, "sample_rate", float(self.sample_rate))
-        for name in ("channels", "window", "stride", "block"):
+        for name in ("channels", "window", "stride", "block", "overlap"):
             object.__setattr__(self, name, _plain(name, (getattr(self, name),), int)[0])
         if not self.levels:
             object.__setattr__(self, "levels", tuple(range(len(self.codebook_sizes))))
@@ -80,6 +83,8 @@ class TokenSpec:
             raise ValueError(f"channels must be 0 (any) or a positive count, got {self.channels}")
         if self.block < 1 or (self.block > 1 and self.window):
             raise ValueError(f"block must be a positive number of steps, 1 with windows, got {self.block}")
+        if self.overlap < 0 or (self.overlap and (self.hop is None or self.window)):
+            raise ValueError(f"overlap must be 0 or samples past a hop, without windows, got {self.overlap}")
         if len(self.levels) != self.num_codebooks or list(self.levels) != sorted(self.levels) or self.levels[0] < 0:
             raise ValueError(f"levels must be {self.num_codebooks} non-decreasing numbers from 0, got {self.levels}")
         if any(steps < 1 for steps in self.scales):
@@ -131,7 +136,7 @@ class TokenSpec:
     def grid(self, size: int | Sequence[int]) -> tuple[int, ...]:
         """Token grid of a signal of ``size`` samples along each axis: ``ceil(size / hop)``, or that of each window.
 
-        The last axis comes in whole blocks.
+        The last axis comes in whole blocks; what its steps overlap counts once, and a signal of any length has a step.
 
         Raises:
             ValueError: If ``size`` does not fit the axes, or content decides the length.
@@ -145,6 +150,7 @@ class TokenSpec:
             raise ValueError(f"size must give {len(self.axes)} non-negative numbers for axes {self.axes}, got {sizes}")
         if self.window:
             return (sum(steps * count for steps, count in self._windows(sizes[0])),)
+        sizes = (*sizes[:-1], max(min(sizes[-1], 1), sizes[-1] - self.overlap))
         *others, last = (-(-s // h) for s, h in zip(sizes, self.hop, strict=True))
         return (*others, -(-last // self.block) * self.block)
 
@@ -175,7 +181,7 @@ class TokenSpec:
             raise ValueError(f"the content of {self.modality} decides its token count, so {steps} steps have no size")
         most = (steps - steps % self.block) * self.hop[-1]
         if not self.window:
-            return most
+            return most + (self.overlap if most else 0)
         return bisect.bisect_right(range(1, most + 1), steps, key=self.steps)
 
     def _windows(self, size: int) -> list[tuple[int, int]]:
@@ -201,8 +207,10 @@ class TokenSpec:
         return replace(self, codebook_sizes=self.codebook_sizes[:columns], levels=self.levels[:columns])
 
     def to_dict(self) -> dict:
-        """Plain mapping for JSON: every field, window and stride only where there are windows, block where it is not 1."""
+        """Plain mapping for JSON: every field, but windows, blocks and overlaps only where there are any."""
         mapping = asdict(self)
+        if not self.overlap:
+            del mapping["overlap"]
         if self.block == 1:
             del mapping["block"]
         if not self.window:

@@ -46,6 +46,8 @@ class EncodeStream:
             self.codec._check_signal(chunk, None, None)
         if self.pending is not None and len(chunk) != len(self.pending):
             raise ValueError(f"chunk must keep the session's batch of {len(self.pending)}, got {len(chunk)}")
+        if self.pending is not None and chunk.shape[1] != self.pending.shape[1]:
+            raise ValueError(f"chunk must keep the session's {self.pending.shape[1]} channels, got {chunk.shape[1]}")
         if empty:
             return self._step(chunk)
         chunk = chunk.to(self.codec.device, next((t.dtype for t in self.codec.parameters()), torch.float32))
@@ -67,14 +69,13 @@ class EncodeStream:
 
     def _step(self, x: Tensor) -> Tokens:
         if x.shape[-1] == 0:
-            return self._tokens(
-                torch.zeros(len(x), 0, self.codec.spec.num_codebooks, dtype=torch.long, device=x.device)
-            )
+            return self._tokens(self.codec._no_ids(x))
         with self.codec._inference():
             return self._tokens(self.codec._encode_step(x, self.state))
 
     def _tokens(self, ids: Tensor) -> Tokens:
-        return Tokens(ids, self.codec.spec)
+        grid = torch.tensor(ids.shape[1:-1], device=ids.device)
+        return Tokens(ids.flatten(1, -2), self.codec.spec, shapes=grid.expand(len(ids), -1))
 
 
 class DecodeStream:
@@ -90,6 +91,7 @@ class DecodeStream:
         self.codec = codec
         self.state: StreamState = {}
         self.batch: int | None = None
+        self.rows: tuple[int, ...] = ()
         self.latency_seconds = codec.decode_latency_seconds
 
     @torch.no_grad()
@@ -103,22 +105,26 @@ class DecodeStream:
         if not isinstance(tokens, Tokens):
             raise TypeError(f"tokens must be Tokens, got {type(tokens).__name__}: a decoding session takes no signals")
         self.codec._check_spec(tokens.spec)
-        if bool((tokens.lengths != tokens.ids.shape[1]).any()):
+        if bool((tokens.lengths != tokens.ids.shape[1]).any() or (tokens.shapes != tokens.shapes[:1]).any()):
             raise ValueError(
                 f"the items of a batch of sessions advance together, got lengths {tokens.lengths.tolist()}"
             )
         if self.batch not in (None, len(tokens)):
             raise ValueError(f"tokens must keep the session's batch of {self.batch}, got {len(tokens)}")
-        self.batch = len(tokens)
-        return self._step(tokens.to(self.codec.device).ids, last=False)
+        *rows, steps = tokens.shape
+        if self.batch is not None and tuple(rows) != self.rows:
+            raise ValueError(f"tokens must keep the session's rows {self.rows}, got {tuple(rows)}")
+        self.batch, self.rows = len(tokens), tuple(rows)
+        ids = tokens.to(self.codec.device).ids
+        return self._step(ids.reshape(len(ids), *rows, steps, ids.shape[-1]), last=False)
 
     @torch.no_grad()
     def flush(self) -> Tensor:
         """The samples that were held back for overlap; the session then starts anew."""
         if self.batch is None:
             raise ValueError("flush needs at least one push since the session's start or last flush, got none")
-        ids = torch.zeros(self.batch, 0, self.codec.spec.num_codebooks, dtype=torch.long, device=self.codec.device)
-        samples = self._step(ids, last=True)
+        shape = (self.batch, *self.rows, 0, self.codec.spec.num_codebooks)
+        samples = self._step(torch.zeros(shape, dtype=torch.long, device=self.codec.device), last=True)
         self.state, self.batch = {}, None
         return samples
 

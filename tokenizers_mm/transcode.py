@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torch import Tensor
 from tokenizers_mm import bitstream
 from tokenizers_mm.cards import HUB
 from tokenizers_mm.codec import Codec
+from tokenizers_mm.reading import reading as reading_options
 from tokenizers_mm.registry import containers, list_codecs, matching, wing
 from tokenizers_mm.tokens import Tokens, TokenSpec
 from tokenizers_mm.weights import WEIGHTS
@@ -107,6 +108,7 @@ def encode_file(
     window: float = 10.0,
     force: bool = False,
     progress: Progress = lambda pieces, _: pieces,
+    reading: Mapping[str, object] | None = None,
 ) -> Transcoded:
     """Encode one file to a token file.
 
@@ -119,6 +121,7 @@ def encode_file(
         window: Seconds held in memory at a time.
         force: Overwrite.
         progress: Follows the pieces of a long signal.
+        reading: Options of the wing's file reader, by name.
 
     Raises:
         FileExistsError: If ``target`` exists and ``force`` is False.
@@ -126,10 +129,11 @@ def encode_file(
     """
     check_free(target, force)
     files, start = wing(codec.spec.modality, "files"), time.perf_counter()
+    options = reading_options(codec.spec.modality, reading)
     if codec.spec.frame_rate is None:
-        tokens = codec.encode(files.read(source, codec.spec)[None])
+        tokens = codec.encode(files.read(source, codec.spec, **options)[None])
     else:
-        pieces = files.blocks(source, codec.spec, window)
+        pieces = files.blocks(source, codec.spec, window, **options)
         total = math.ceil(files.info(source).seconds / window)
         tokens = codec.encode_long(progress(pieces, total), window_seconds=window)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokenizers_mm import resampling
 from tokenizers_mm.audio import files
 from tokenizers_mm.tokens import TokenSpec
 
@@ -148,7 +149,7 @@ def test_resample_matches_torchaudio_and_has_the_exact_length(rates: tuple[int, 
 def test_awkward_ratios_use_the_same_filter_without_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     x = tone(0.5, 44100, 2)
     tabled = files.resample(x, 44100, 16000)
-    monkeypatch.setattr(files, "_TABLE", 0)
+    monkeypatch.setattr(resampling, "_TABLE", 0)
     torch.testing.assert_close(files.resample(x, 44100, 16000), tabled, atol=1e-5, rtol=0)
     monkeypatch.undo()
     sine = torch.sin(torch.arange(44101) / 44101 * 2 * math.pi * 300)[None]
@@ -204,7 +205,7 @@ def test_blocks_join_to_the_whole_file(
 )
 def test_resampling_runs_on_across_pieces_of_any_size(rates: tuple[int, int], sizes: list[int]) -> None:
     x = torch.rand(1, sum(sizes), generator=torch.Generator().manual_seed(sum(sizes))) - 0.5
-    joined = torch.cat(list(files._resampled(iter(x.split(sizes, dim=1)), *rates)), dim=1)
+    joined = torch.cat(list(resampling.resampled(iter(x.split(sizes, dim=1)), *rates)), dim=1)
     torch.testing.assert_close(joined, files.resample(x, *rates), atol=1e-5, rtol=0)
 
 

@@ -5,21 +5,19 @@ Resampling is torchaudio's windowed sinc. Channels: several -> one is their mean
 
 from __future__ import annotations
 
-import math
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from tokenizers_mm.resampling import cut, resample, resampled
 from tokenizers_mm.tokens import TokenSpec
 
 _FORMATS = {
@@ -39,8 +37,6 @@ EXTENSIONS: tuple[str, ...] = tuple(_FORMATS)
 
 _RATES = (1_000, 768_000)  # Hz; a header outside of this is damaged, and resampling from it would explode
 _PIECE = 2**18  # values decoded at once
-_ZEROS, _ROLLOFF = 6, 0.99  # torchaudio's defaults: zero crossings each side of the sinc, share of the band kept
-_TABLE = 2**22  # filters x taps up to which a resampling table is worth its memory
 _STREAMED = 0x7FFFF000  # sizes from here on stand for "unknown" in the headers of piped files
 _UNKNOWN = 2**62  # libsndfile's frame count for a stream whose header gives none
 
@@ -142,7 +138,7 @@ def blocks(path: str | Path, spec: TokenSpec, seconds: float) -> Iterator[Tensor
             for piece in _pieces(file, path):
                 yield _mix(piece, spec.channels, path)
 
-    return _cut(_resampled(mixed(), file.samplerate, rate), size)
+    return cut(resampled(mixed(), file.samplerate, rate), size)
 
 
 def write(path: str | Path, signal: Tensor | Iterable[Tensor], spec: TokenSpec) -> None:
@@ -185,27 +181,6 @@ def write(path: str | Path, signal: Tensor | Iterable[Tensor], spec: TokenSpec) 
         raise ValueError(f"cannot write {path} as {container} at {rate} Hz, {len(first)} channels: {reason}") from None
     finally:
         partial.unlink(missing_ok=True)
-
-
-def resample(x: Tensor, from_rate: int, to_rate: int) -> Tensor:
-    """The signal at another rate: windowed sinc (torchaudio's), filters cached per pair of rates.
-
-    Args:
-        x: Float ``[..., N]``.
-        from_rate: Rate of ``x`` in Hz.
-        to_rate: Wanted rate in Hz.
-
-    Returns:
-        ``[..., ceil(N * to_rate / from_rate)]``.
-    """
-    old, new = _ratio(from_rate, to_rate)
-    if old == new:
-        return x
-    if old * new > _TABLE:
-        return _resample_directly(x, old, new)
-    length = -(-x.shape[-1] * new // old)
-    tail = 2 * old + (x.shape[-1] >> 20) * old  # torchaudio rounds the length as float32: give it more, cut exactly
-    return _table(old, new, x.device)(F.pad(x, (0, tail)))[..., :length]
 
 
 # -- decoding ----------------------------------------------------------------------------------------------------------
@@ -277,79 +252,6 @@ def _rate(spec: TokenSpec) -> int:
     if spec.modality != "audio" or rate is None or rate != int(rate):
         raise ValueError(f"expected an audio spec with a whole sample rate in Hz, got {spec.modality} at {rate} Hz")
     return int(rate)
-
-
-# -- resampling --------------------------------------------------------------------------------------------------------
-
-
-def _ratio(from_rate: int, to_rate: int) -> tuple[int, int]:
-    if from_rate < 1 or to_rate < 1:
-        raise ValueError(f"rates must be positive, got {from_rate} to {to_rate} Hz")
-    divisor = math.gcd(from_rate, to_rate)
-    return from_rate // divisor, to_rate // divisor
-
-
-def _reach(old: int, new: int) -> int:
-    """Input samples that one output sample sees on each side."""
-    return math.ceil(_ZEROS * old / (min(old, new) * _ROLLOFF))
-
-
-@lru_cache(maxsize=32)
-def _table(old: int, new: int, device: torch.device) -> Callable[[Tensor], Tensor]:
-    from torchaudio.transforms import Resample
-
-    return Resample(old, new, lowpass_filter_width=_ZEROS, rolloff=_ROLLOFF).to(device)
-
-
-def _resample_directly(x: Tensor, old: int, new: int) -> Tensor:
-    """The same filter, its taps worked out sample by sample: a table for 44101:24000 would fill gigabytes."""
-    reach, cutoff = _reach(old, new), _ROLLOFF * min(1.0, new / old)
-    length = -(-x.shape[-1] * new // old)
-    taps = torch.arange(-reach, reach + 1, device=x.device)
-    padded = F.pad(x, (reach, reach + 1))
-    out = []
-    for start in range(0, length, 2**15):
-        position = torch.arange(start, min(start + 2**15, length), device=x.device)[:, None] * old
-        t = ((taps - (position % new).double() / new) * cutoff).clamp(-_ZEROS, _ZEROS)
-        weights = torch.sinc(t) * torch.cos(t * math.pi / (2 * _ZEROS)) ** 2 * cutoff
-        out.append((padded[..., position // new + taps + reach] * weights.to(x.dtype)).sum(dim=-1))
-    return torch.cat(out, dim=-1)
-
-
-def _resampled(pieces: Iterator[Tensor], from_rate: int, to_rate: int) -> Iterator[Tensor]:
-    """Consecutive pieces at another rate, each resampled with enough of its neighbours to hide the border."""
-    old, new = _ratio(from_rate, to_rate)
-    if old == new:
-        yield from pieces
-        return
-    context = -(-_reach(old, new) // old) * old  # whole periods: each window starts at the phase it has in the whole
-    buffer, done = None, 0  # the first `done` samples of the buffer are context only
-    for piece in pieces:
-        buffer = piece if buffer is None else torch.cat([buffer, piece], dim=1)
-        end = (buffer.shape[1] - context) // old * old
-        if end <= done:
-            continue
-        yield resample(buffer[:, : end + context], old, new)[:, done // old * new : end // old * new]
-        buffer, done = buffer[:, max(0, end - context) :], min(end, context)
-    if buffer is not None:
-        yield resample(buffer, old, new)[:, done // old * new :]
-
-
-def _cut(pieces: Iterator[Tensor], size: int) -> Iterator[Tensor]:
-    """The same samples in pieces of ``size``."""
-    waiting: list[Tensor] = []
-    for piece in pieces:
-        waiting.append(piece)
-        if sum(p.shape[1] for p in waiting) < size:
-            continue
-        joined = torch.cat(waiting, dim=1)
-        whole = joined.shape[1] // size * size
-        for block in joined[:, :whole].split(size, dim=1):
-            yield block.clone()  # not a view: a kept block must not keep its neighbours
-        waiting = [joined[:, whole:]]
-    rest = torch.cat(waiting, dim=1)
-    if rest.shape[1]:
-        yield rest
 
 
 # -- encoding ----------------------------------------------------------------------------------------------------------

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from tokenizers_mm.cli import codecs, detecting, evaluating, forecasting, streaming, training, transcoding  # noqa: F401  # they add their commands to the app
+from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the app
+    codecs,
+    detecting,
+    evaluating,
+    forecasting,
+    probing,
+    streaming,
+    training,
+    transcoding,
+)
 from tokenizers_mm.cli.common import EXPECTED, app, complain, out
 
 

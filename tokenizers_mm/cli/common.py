@@ -38,6 +38,14 @@ LanguageModel = Annotated[
     Path | None,
     typer.Option("--lm", help="Folder of the language model that a token file's coder uses.", show_default=False),
 ]
+Reading = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--read",
+        help="NAME=VALUE for the modality's file reader, such as montage=tcp16 or highpass=0.5 for EEG; repeatable.",
+        show_default=False,
+    ),
+]
 Window = Annotated[float, typer.Option("--window", help="Seconds processed at a time.", min=0.1)]
 
 
@@ -47,6 +55,15 @@ def complain(error: BaseException, about: object = None) -> None:
     err.print(
         f"[bold red]error:[/] {escape(text if about is None else f'{about}: {text}')}", highlight=False, soft_wrap=True
     )
+
+
+def pairs(option: str, values: list[str] | None, wanted: str) -> dict[str, str]:
+    """Values ``NAME=VALUE`` of a repeatable option."""
+    split = [text.partition("=") for text in values or ()]
+    for text, (name, equals, value) in zip(values or (), split, strict=True):
+        if not (name and equals and value):
+            raise ValueError(f"{option} must be {wanted}, got {text!r}")
+    return {name: value for name, _, value in split}
 
 
 def number(value: float | None) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.markup import escape
 
-from tokenizers_mm.cli.common import Device, Window, app, complain, err, out
+from tokenizers_mm.cli.common import Device, Reading, Window, app, complain, err, out, pairs
 
 
 @app.command("eval")
@@ -46,6 +46,7 @@ def evaluate(
             "--model", help="ROLE=FILE (TorchScript, ONNX) or ROLE=module:name, for metrics that need one; repeatable."
         ),
     ] = None,
+    reading: Reading = None,
     workers: Annotated[int, typer.Option("--workers", "-w", help="Processes for metrics; 0: none extra.", min=0)] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Files coded together.", min=1)] = 1,
     resume: Annotated[
@@ -78,7 +79,8 @@ def evaluate(
         limit=limit,
         metrics=metrics.split(",") if metrics else None,
         baselines=None if baselines else (),
-        models=dict(_pair(model) for model in models or ()),
+        models=pairs("--model", models, "ROLE=FILE or ROLE=module:name"),
+        reading=pairs("--read", reading, "NAME=VALUE") or None,
         workers=workers,
         batch_size=batch_size,
         device=device,
@@ -205,11 +207,3 @@ def bench_long(
     out.print(table(runs))
     if not all(run.exact for run in runs):
         raise typer.Exit(1)
-
-
-def _pair(text: str) -> tuple[str, str]:
-    """``ROLE=SOURCE`` as two."""
-    role, equals, source = text.partition("=")
-    if not (role and equals and source):
-        raise ValueError(f"--model must be ROLE=FILE or ROLE=module:name, got {text!r}")
-    return role, source

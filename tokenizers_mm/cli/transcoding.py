@@ -18,12 +18,14 @@ from tokenizers_mm.cli.common import (
     Device,
     Force,
     LanguageModel,
+    Reading,
     Weights,
     Window,
     app,
     complain,
     err,
     out,
+    pairs,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def encode(
     ] = None,
     weights: Weights = None,
     lm: LanguageModel = None,
+    reading: Reading = None,
     window: Window = 10.0,
     device: Device = "cpu",
     force: Force = False,
@@ -56,9 +59,12 @@ def encode(
 
     Example: [cyan]mmtok encode recordings/ -c ./my_codec -o tokens/[/]
 
-    Example: [cyan]mmtok encode photo.jpg -c ./my_image_codec[/]
+    Example: [cyan]mmtok encode photo.jpg -c vqgan-128[/]
+
+    Example: [cyan]mmtok encode night.edf -c ./my_eeg_codec --read montage=10-20 --read highpass=0.5[/]
     """
     from tokenizers_mm import registry, transcode
+    from tokenizers_mm.reading import reading as check_reading
 
     model = registry.load(codec, weights=weights, device=device)
     extensions = registry.wing(model.spec.modality, "files").EXTENSIONS
@@ -66,7 +72,10 @@ def encode(
         output.suffix.lower() if output and output.suffix.lower() in transcode.token_suffixes() else transcode.SUFFIX
     )
     jobs = transcode.plan(inputs, extensions, suffix, output)
-    work = partial(transcode.encode_file, model, name=transcode.writer_name(codec), lm=lm, window=window, force=force)
+    options = pairs("--read", reading, "NAME=VALUE")
+    check_reading(model.spec.modality, options)
+    name = transcode.writer_name(codec)
+    work = partial(transcode.encode_file, model, name=name, lm=lm, window=window, force=force, reading=options)
     _transcode(jobs, partial(work, progress=_follow(jobs)))
 
 

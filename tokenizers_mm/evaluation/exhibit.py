@@ -1,4 +1,5 @@
 """Exhibit: how a report shows one signal. A wing's ``show.py`` makes them: ``render(path, spec, original=None) -> Exhibit``.
+Where it also has ``overview(items, spec) -> Exhibit | None``, that shows all pairs of original and token files of a codec as one.
 
 Exhibits hold media, never HTML, so that escaping stays in one place.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tokenizers_mm.tokens import TokenSpec
 
 MEDIA_BYTES = 32e6  # of pictures and sound in one page: mail servers and phones refuse much more
 Render = Callable[..., Exhibit]
+Overview = Callable[[Sequence[tuple[Path, Path]], TokenSpec], Exhibit | None]
 
 
 def worst_first(report: Report) -> list[str]:
@@ -80,6 +81,24 @@ class Gallery:
             if size + len(text) > MEDIA_BYTES:
                 break
             found[name], size = text, size + len(text)
+        return found
+
+    def overviews(self) -> dict[int, dict[str, Any]]:
+        """What a wing's ``show.overview`` makes of all of a codec's kept originals and tokens, by its index in the report."""
+        overview: Overview | None = getattr(registry.wing(self.report.modality, "show"), "overview", None)
+        if self.folder is None or overview is None:
+            return {}
+        found = {}
+        for index, result in enumerate(self.report.codecs):
+            kept = [item.kept for item in result.items if item.kept and item.kept.original and item.kept.tokens]
+            try:
+                pairs = [(self._path(str(files.original)), self._path(str(files.tokens))) for files in kept]
+                exhibit = overview(pairs, TokenSpec.from_dict(result.spec)) if pairs else None
+            except (OSError, ValueError) as error:
+                self.missing.append(f"overview of {result.codec}: {error}")
+                continue
+            if exhibit is not None:
+                found[index] = exhibit.to_dict()
         return found
 
     def _item(self, items: list[ItemResult | None], render: Render) -> dict[str, Any]:

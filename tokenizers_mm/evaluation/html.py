@@ -23,6 +23,7 @@ from tokenizers_mm.evaluation.health import TokenHealth
 from tokenizers_mm.evaluation.html_rates import comparisons
 from tokenizers_mm.evaluation.html_table import family, measured, styles, summary_table, titles
 from tokenizers_mm.evaluation.report import CodecResult, Report
+from tokenizers_mm.evaluation.summarise import rate
 
 SCRIPTS = ("dom.js", "table.js", "charts.js", "player.js", "items.js", "main.js")
 CURVE_POINTS = 80  # of a rank-frequency curve
@@ -64,6 +65,7 @@ def write_html(
     gallery = Gallery(report, folder, limit)
     names = worst_first(report)
     media = gallery.collect(names)
+    overviews = gallery.overviews() if limit else {}
     script, style = "\n".join(map(_page, SCRIPTS)), _page("page.css")
     text = Template(_page("page.html")).substitute(
         policy=escape(_policy(script, style)),
@@ -75,7 +77,7 @@ def write_html(
         facts=_facts(sources or [report]),
         table=summary_table(report),
         notes=_notes(report, gallery.missing),
-        data=_json_island("report", json.dumps(_payload(report, names, media), sort_keys=True)),
+        data=_json_island("report", json.dumps(_payload(report, names, media, overviews), sort_keys=True)),
         media="\n".join(_json_island(f"media-{i}", media[name]) for i, name in enumerate(names) if name in media),
     )
     path.write_bytes(text.encode("utf-8", "replace"))  # file names may hold bytes that are no text
@@ -157,7 +159,9 @@ def _notes(report: Report, missing: list[str]) -> str:
 # -- data for the script ---------------------------------------------------------------------------
 
 
-def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[str, Any]:
+def _payload(
+    report: Report, names: list[str], media: dict[str, str], overviews: dict[int, dict[str, Any]]
+) -> dict[str, Any]:
     """What the script draws from; items in the order worst first."""
     by_name = [{item.name: item for item in result.items} for result in report.codecs]
     labels, keys = _labels(report), measured(report)
@@ -186,7 +190,10 @@ def _payload(report: Report, names: list[str], media: dict[str, str]) -> dict[st
         "unit": report.codecs[0].rate_unit,
         "headline": [key for key in report.headline if key in keys],
         "metrics": [{"key": key, **asdict(report.definitions[key])} for key in keys],
-        "series": [_series(*of_one) for of_one in zip(report.codecs, titles(report), styles(report), strict=True)],
+        "series": [
+            {**_series(*of_one), "overview": overviews.get(i)}
+            for i, of_one in enumerate(zip(report.codecs, titles(report), styles(report), strict=True))
+        ],
         "items": items,
         "shown": len(media),
         "rates": comparisons(report),
@@ -198,6 +205,8 @@ def _labels(report: Report) -> set[str]:
     values: dict[str, list[str]] = {}
     for row in report.about.values():
         for key, value in row.items():
+            if key == "path":
+                continue
             values.setdefault(key, []).append(value)
     kinds = {key: set(found) for key, found in values.items()}
     return {
@@ -224,7 +233,7 @@ def _series(result: CodecResult, title: str, style: str) -> dict[str, Any]:
 
 def _health_of(health: TokenHealth, result: CodecResult) -> dict[str, Any]:
     """Token health with each codebook's counts as curves of few points: share of the ids by rank, entries seen by ids seen."""
-    seconds = sum(item.seconds or 0 for item in result.items if item.error is None)
+    unit = 1000 if result.rate_unit == "kbit/s" else 1
     books = []
     for book in health.codebooks:
         plain = {key: _short(value) if isinstance(value, float) else value for key, value in asdict(book).items()}
@@ -235,7 +244,8 @@ def _health_of(health: TokenHealth, result: CodecResult) -> dict[str, Any]:
     return {
         "books": books,
         "steps": health.steps,
-        "ideal": _short(health.ideal_bits / seconds / 1000) if seconds else None,
+        "ideal": _short(rate(health.ideal_bits / unit, result.items)) if result.timed else None,
+        "unit": result.rate_unit,
     }
 
 

@@ -55,9 +55,9 @@ class _Column:
 
 
 def _columns(report: Report) -> list[_Column]:
-    unit, timed = report.codecs[0].rate_unit, report.codecs[0].rate_unit == "kbit/s"
+    unit, timed = report.codecs[0].rate_unit, report.codecs[0].timed
     coded = any(result.file_rate is not None for result in report.codecs)  # detectors give nothing back
-    per, ids = ("s/s", "1/s") if timed else ("s", "1/sample")
+    per, ids = ("s/s", f"1/{unit.partition('/')[2]}") if timed else ("s", "1/sample")
     columns = [
         _Column("rate", unit, 2, lambda r: r.file_rate, definition="As written to files, everything included."),
         _Column("nominal", unit, 2, lambda r: r.nominal_rate, definition="Of the ids alone, equally likely."),

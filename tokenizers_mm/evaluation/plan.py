@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from tokenizers_mm.evaluation.metric import Metric, select
 from tokenizers_mm.evaluation.models import Model, Source, find_models
 from tokenizers_mm.evaluation.report import SCHEMA
 from tokenizers_mm.evaluation.suite import Suite, load_suite
+from tokenizers_mm.reading import reading as reading_options
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Plan:
         conditions: By name.
         baselines: By name.
         models: Those that there are, by role.
+        reading: Arguments of the wing's file reader.
     """
 
     suite: Suite
@@ -48,6 +50,7 @@ class Plan:
     conditions: dict[str, Condition]
     baselines: dict[str, baseline.Baseline] | dict[str, DetectionBaseline]
     models: dict[str, Model]
+    reading: dict[str, Any] = field(default_factory=dict)
 
 
 def make_plan(
@@ -60,6 +63,7 @@ def make_plan(
     conditions: Iterable[str] | None,
     baselines: Iterable[str] | None,
     models: Mapping[str, Source] | None,
+    reading: Mapping[str, object] | None = None,
 ) -> Plan:
     """Look everything up; arguments are those of :func:`tokenizers_mm.evaluation.run.evaluate`."""
     plan = load_suite(suite or modality)
@@ -88,6 +92,7 @@ def make_plan(
         conditions=condition.choose(others, named) or {"clean": condition.CLEAN},
         baselines=baseline.choose(coders, wanted),
         models=find_models(getattr(room, "MODELS", {}), models, getattr(room, "LOADERS", {})),
+        reading=reading_options(modality, plan.reading if reading is None else reading),
     )
 
 
@@ -150,5 +155,6 @@ def facts_of(plan: Plan, coder: Coder, change: Condition, keep: str | Path | Non
         "metrics": {key: metric.definition for key, metric in plan.metrics.items()},
         "models": {role: model.source for role, model in plan.models.items()},
         "stability": plan.suite.stability,
+        **({"reading": {name: str(value) for name, value in plan.reading.items()}} if plan.reading else {}),
         "keep": None if keep is None else str(Path(keep).resolve()),
     }

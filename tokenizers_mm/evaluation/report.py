@@ -70,7 +70,7 @@ class ItemResult:
     Args:
         name: Path below the data folder.
         error: Why there is nothing else, or None.
-        size: Original size in samples along each dimension.
+        size: Original size in samples along each dimension; channels first where each has tokens of its own.
         seconds: Duration, None where there is no time.
         steps: Token steps.
         bits: Ideal bits of the ids with equally likely codes; of a baseline, its bytes without the container's headers.
@@ -99,8 +99,8 @@ class ItemResult:
 
     @property
     def extent(self) -> float:
-        """What rates refer to: seconds, or samples (pixels) where there is no time."""
-        return self.seconds if self.seconds is not None else float(math.prod(self.size))
+        """What rates refer to: seconds (of each row, where a signal's channels are), or samples (pixels) without time."""
+        return float(math.prod(self.size)) if self.seconds is None else self.seconds * math.prod(self.size[:-1])
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class CodecResult:
         spec: Its :class:`TokenSpec` as a mapping; of a baseline, that of the signals (``codebook_sizes`` says nothing).
         parameters: Numbers in the network.
         device: Where it ran.
-        rate_unit: ``"kbit/s"``, or ``"bit/pixel"``, ``"bit/sample"`` where there is no time.
+        rate_unit: ``"kbit/s"``; ``"bit/s/channel"`` where each has tokens; ``"bit/pixel"``, ``"bit/sample"`` without time.
         nominal_rate: Of ids with equally likely codes; of a baseline, without the container's headers.
         file_rate: Of all tokens saved as one ``.mmt`` file, everything included; of a baseline, of its files.
         token_rate: Ids per second (or per sample).
@@ -147,6 +147,11 @@ class CodecResult:
     condition: str = "clean"
     fingerprint: str = ""
     stability: dict[str, Summary] = field(default_factory=dict)
+
+    @property
+    def timed(self) -> bool:
+        """Whether the signals have a time axis, so that rates are per second."""
+        return self.spec.get("sample_rate") is not None
 
     @property
     def errors(self) -> dict[str, str]:

@@ -50,6 +50,7 @@ def evaluate(
     conditions: Iterable[str] | None = None,
     baselines: Iterable[str] | None = None,
     models: Mapping[str, Source] | None = None,
+    reading: Mapping[str, object] | None = None,
     workers: int = 0,
     batch_size: int = 1,
     device: torch.device | str = "cpu",
@@ -74,6 +75,7 @@ def evaluate(
         conditions: Names of conditions; by default the suite's.
         baselines: Names of baselines, none if empty; by default the suite's.
         models: What metrics need, by role (see :mod:`tokenizers_mm.evaluation.models`).
+        reading: Options of the wing's file reader, by name; by default the suite's.
         workers: Processes for metrics; 0 computes them in this one.
         batch_size: Clips that are coded together.
         device: Where codecs that are loaded here run.
@@ -96,7 +98,7 @@ def evaluate(
     if batch_size < 1:
         raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
     evaluated, modality = load_coders(codecs, suite, device)
-    plan = make_plan(modality, suite, data, split, limit, metrics, conditions, baselines, models)
+    plan = make_plan(modality, suite, data, split, limit, metrics, conditions, baselines, models, reading)
     coders, unavailable = with_baselines(evaluated, plan)
     join = getattr(registry.wing(plan.suite.modality, "show"), "beside", None) if keep is not None else None
     work = None if output is None else Path(f"{output}.partial")
@@ -208,13 +210,18 @@ class _Run:
 
     def _read(self, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Signals as the coder gets them, and errors of those that cannot be read."""
-        signals, failed, spec = {}, {}, self.coder.spec
+        signals, failed = {}, {}
         for name in names:
             try:
-                signals[name] = self.change.apply(self.plan.files.read(self.plan.items.path(name), spec), spec, name)
+                signals[name] = self._signal(name)
             except Exception as error:  # one file's fault must not cost the run: it is listed
                 failed[name] = f"{type(error).__name__}: {error}"
         return signals, failed
+
+    def _signal(self, name: str) -> Tensor:
+        """An item as the coder gets it."""
+        signal = self.plan.files.read(self.plan.items.path(name), self.coder.spec, **self.plan.reading)
+        return self.change.apply(signal, self.coder.spec, name)
 
     def _code(self, signals: Mapping[str, Tensor], failed: dict[str, str]) -> dict[str, Coded]:
         """Signals through the coder; where a batch fails, one by one, to find whose fault it is."""
@@ -229,13 +236,14 @@ class _Run:
 
     def _item(self, name: str, signal: Tensor, coded: Coded) -> ItemResult:
         spec, tokens = self.coder.spec, coded.tokens
+        rows = len(spec.axes) > 1 and spec.sample_rate is not None  # each channel has tokens of its own
         kept = None
         if self.keeper:
             prefixes = [] if tokens is None else self.coder.prefixes(tokens)
             kept = self.keeper(name, spec, signal, coded.estimate, tokens, prefixes)
         return ItemResult(
             name=name,
-            size=tuple(tokens.side["size"][0].tolist()) if tokens is not None else _size(signal, spec),
+            size=tuple(tokens.side["size"][0].tolist()) if tokens is not None and not rows else _size(signal, spec),
             seconds=signal.shape[-1] / spec.sample_rate if spec.sample_rate else None,
             steps=int(tokens.lengths[0]) if tokens is not None else 0,
             bits=coded.bits,

@@ -28,6 +28,7 @@ class Suite(BaseModel):
         headline: Those that the summary table shows.
         conditions: Keys of the wing's ``CONDITIONS``, or ``clean``.
         baselines: Keys of the wing's ``BASELINES``.
+        reading: Options of the wing's file reader, by name.
         stability: Whether to measure how many ids stay under noise, shifts and a second encoding.
     """
 
@@ -42,6 +43,7 @@ class Suite(BaseModel):
     headline: tuple[str, ...] = Field(min_length=1)
     conditions: tuple[str, ...] = Field(("clean",), min_length=1)
     baselines: tuple[str, ...] = ()
+    reading: dict[str, str | float] = Field(default_factory=dict)
     stability: bool = False
 
     @property
@@ -68,7 +70,8 @@ class Suite(BaseModel):
     @property
     def digest(self) -> str:
         """16 hex digits of the suite's content."""
-        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
+        content = self.model_dump_json(exclude=None if self.reading else {"reading"})
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
 def load_suite(source: str | Path) -> Suite:

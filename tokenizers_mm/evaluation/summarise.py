@@ -13,7 +13,7 @@ from tokenizers_mm.evaluation.metric import Metric
 from tokenizers_mm.evaluation.report import CodecResult, ItemResult, Summary
 from tokenizers_mm.evaluation.stability import STABILITY
 from tokenizers_mm.evaluation.store import Record
-from tokenizers_mm.tokens import Tokens
+from tokenizers_mm.tokens import Tokens, TokenSpec
 
 
 def summarise(coder: Coder, condition: str, records: Sequence[Record], metrics: Mapping[str, Metric]) -> CodecResult:
@@ -29,8 +29,8 @@ def summarise(coder: Coder, condition: str, records: Sequence[Record], metrics: 
     good = [item for item in items if item.error is None]
     tokens = [record.tokens for record in records if record.tokens is not None]
     health = token_health(Tokens.cat(tokens)) if tokens else None
-    timed = coder.spec.sample_rate is not None
-    unit = 1000 if timed else 1
+    unit_name = rate_unit(coder.spec)
+    unit = 1000 if unit_name == "kbit/s" else 1
     whole = 8 * (health.real_bytes if health else sum(item.file_bytes for item in good)) / unit
     ids = sum(item.steps for item in good) * coder.spec.num_codebooks
     return CodecResult(
@@ -39,7 +39,7 @@ def summarise(coder: Coder, condition: str, records: Sequence[Record], metrics: 
         spec=coder.spec.to_dict(),
         parameters=coder.parameters,
         device=coder.device,
-        rate_unit="kbit/s" if timed else f"bit/{sample_name(coder.spec.modality)}",
+        rate_unit=unit_name,
         nominal_rate=rate(sum(item.bits for item in good) / unit, items),
         file_rate=rate(whole, items),
         token_rate=rate(ids, items) if coder.kind == "codec" else None,
@@ -54,6 +54,13 @@ def summarise(coder: Coder, condition: str, records: Sequence[Record], metrics: 
         fingerprint=coder.fingerprint,
         stability=summarise_stability(items),
     )
+
+
+def rate_unit(spec: TokenSpec) -> str:
+    """What rates are in: per second, of each channel where each has tokens of its own, or per sample without time."""
+    if spec.sample_rate is None:
+        return f"bit/{sample_name(spec.modality)}"
+    return "kbit/s" if len(spec.axes) == 1 else f"bit/s/{spec.axes[0]}"
 
 
 def sample_name(modality: str) -> str:

@@ -115,7 +115,7 @@ def summary(report: Report) -> Table:
         show_lines=len(report.codecs) > 1,
     )
     table.add_column("codec", overflow="fold", min_width=10)
-    rate, timed = report.codecs[0].rate_unit, report.codecs[0].rate_unit == "kbit/s"
+    rate, timed = report.codecs[0].rate_unit, report.codecs[0].timed
     coded = any(result.file_rate is not None for result in report.codecs)  # detectors write nothing
     headers = (
         *((f"{rate}\nas file",) if coded else ()),

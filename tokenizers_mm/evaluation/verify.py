@@ -21,7 +21,7 @@ from tokenizers_mm.evaluation.suite import Suite, load_suite
 from tokenizers_mm.evaluation.summarise import rate, summarise_metrics, summarise_stability
 from tokenizers_mm.tokens import TokenSpec
 
-PARTIAL = ("--limit", "-n", "--metrics", "--split", "--conditions")
+PARTIAL = ("--read", "--limit", "-n", "--metrics", "--split", "--conditions")
 """Options of ``mmtok eval`` that make something else than the suite."""
 
 

@@ -73,6 +73,50 @@ class PaddedConv1d(Packing):
         return self.packed(self.conv, x, PackedConv1d)(x)
 
 
+class OverlapConvTranspose1d(nn.Module):
+    """Transposed convolution of ``2 * stride`` taps: each step adds to its own ``stride`` samples and to those of the next step.
+
+    What a step adds to the next one waits in the stream's state, so no sample is held back.
+
+    Args:
+        in_channels: Channels in.
+        out_channels: Channels out.
+        stride: Samples per step.
+        causal: Cut what reaches past the last step's own samples; otherwise half of the overlap at either end.
+        norm: ``"weight_norm"`` or ``"none"``.
+
+    Shape:
+        ``[B, in_channels, L] -> [B, out_channels, L * stride]``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        stride: int,
+        *,
+        causal: bool = True,
+        norm: Literal["weight_norm", "none"] = "none",
+    ) -> None:
+        super().__init__()
+        conv = nn.ConvTranspose1d(in_channels, out_channels, 2 * stride, stride)
+        self.conv = weight_norm(conv, dim=1) if norm == "weight_norm" else conv
+        self.stride, self.causal = stride, causal
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        if state is None:
+            start = 0 if self.causal else self.stride // 2
+            return self.conv(x)[..., start : start + x.shape[-1] * self.stride]
+        y = F.conv_transpose1d(x, self.conv.weight, stride=self.stride)
+        begun = state.get(self)
+        if isinstance(begun, Tensor):
+            y[..., : self.stride] += begun
+        final = x.shape[-1] * self.stride
+        state[self] = y[..., final:].clone()  # a view would keep all of y alive
+        assert self.conv.bias is not None
+        return y[..., :final] + self.conv.bias[:, None]
+
+
 def pad1d(x: Tensor, left: int, right: int, mode: str) -> Tensor:
     """Pad the last axis; reflection of a signal shorter than the padding first extends it with zeros, then cuts.
 

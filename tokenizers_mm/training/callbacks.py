@@ -151,7 +151,7 @@ class CodebookUsage(Callback):
         self._log("val", trainer, pl_module)
 
     def _count(self, stage: str, pl_module: LightningModule, outputs: Any) -> None:
-        if "ids" not in outputs:  # a module without a codec
+        if not outputs or "ids" not in outputs:  # a module without a codec, or a network over tokens
             return
         ids, sizes = outputs["ids"], cast(Codec, pl_module.codec).spec.codebook_sizes
         new = [column_counts(ids[..., q], size) for q, size in enumerate(sizes) if size <= LARGEST_HISTOGRAM]

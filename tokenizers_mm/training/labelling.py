@@ -59,8 +59,6 @@ class LabellingModule(LightningModule):
         ValueError: If ``mask_ratio`` is not in [0, 1).
     """
 
-    exports = "detector"
-
     def __init__(
         self,
         network: nn.Module,
@@ -86,6 +84,11 @@ class LabellingModule(LightningModule):
     def detector(self) -> nn.Module:
         """The network to validate and export: the weight average where there is one."""
         return self.average.module if self.average is not None else self.network
+
+    @property
+    def exports(self) -> dict[str, nn.Module]:
+        """What a run leaves behind, by folder."""
+        return {"detector": self.detector}
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self.init_from and self.trainer.ckpt_path is None:

@@ -41,8 +41,9 @@ class Objective(nn.Module):
 
     Args:
         codec: The codec to train.
-        losses: Reconstruction losses by name, each ``loss(estimate, reference) -> scalar`` on signals ``[B, C, ...]``.
-        loss_weights: Weight of each loss; 1 where none is given.
+        losses: Reconstruction losses by name, each ``loss(estimate, reference) -> scalar`` on signals ``[B, C, ...]``; may be
+            empty where the codec has losses of its own.
+        loss_weights: Weight of each loss, the codec's own among them; 1 where none is given.
         quantizer_weight: Weight of the codec's quantizer loss.
         ema_decay: Decay of the weight average used in validation and export; None for no average.
 
@@ -60,13 +61,14 @@ class Objective(nn.Module):
     ) -> None:
         super().__init__()
         weights = dict(loss_weights or {})
-        if not losses:
+        names = [*losses, *codec.own_losses]
+        if not names:
             raise ValueError("losses must name at least one loss, got none")
-        if unknown := sorted(weights.keys() - losses.keys()):
-            raise ValueError(f"loss_weights names {unknown}, but the losses are {sorted(losses)}")
+        if unknown := sorted(weights.keys() - set(names)):
+            raise ValueError(f"loss_weights names {unknown}, but the losses are {sorted(names)}")
         self.codec = codec
         self.losses = nn.ModuleDict(losses)
-        self.loss_weights = {name: weights.get(name, 1.0) for name in losses}
+        self.loss_weights = {name: weights.get(name, 1.0) for name in names}
         self.quantizer_weight = quantizer_weight
         self.average = WeightAverage(codec, ema_decay) if ema_decay is not None else None
 
@@ -88,6 +90,7 @@ class Objective(nn.Module):
         real, fake = mask_past_end(real, lengths), mask_past_end(output.reconstruction, lengths)
         with torch.autocast(real.device.type, enabled=False):  # spectra of bf16 signals lose what the loss compares
             terms = {name: loss(fake.float(), real.float()) for name, loss in self.losses.items()}
+        terms |= output.losses
         terms["quantizer"] = output.quantizer_loss
         weights = {**self.loss_weights, "quantizer": self.quantizer_weight}
         total = torch.stack([weights[name] * value.float() for name, value in terms.items() if weights[name]]).sum()

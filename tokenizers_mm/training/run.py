@@ -219,9 +219,10 @@ def new_folder(name: str) -> Path:
 
 @rank_zero_only
 def export(model: LightningModule, folder: Path) -> None:
-    """Write what a module trained to a folder named after the attribute that holds it: ``codec``, or its ``exports``."""
-    name = getattr(model, "exports", "codec")
-    getattr(model, name).save_pretrained(folder / name)
+    """Write the codec of a trained module to ``folder/codec``, or what else its ``exports`` name to folders of those names."""
+    exports = getattr(model, "exports", None) or {"codec": model.codec}
+    for name, network in exports.items():
+        network.save_pretrained(folder / name)
 
 
 @rank_zero_only

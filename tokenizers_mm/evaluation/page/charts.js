@@ -122,7 +122,7 @@ function placeLabel(chart, p, px, py, taken, frame) {
 // -- use of the codebooks --------------------------------------------------------------------------
 
 function healthCard(s, all) {
-  const { books, ideal } = s.health;
+  const { books, ideal, unit } = s.health;
   const sum = (key) => (books.some((b) => b[key] == null) ? null : books.reduce((total, b) => total + b[key], 0));
   const mean = (key) => (sum(key) == null ? null : sum(key) / books.length);
   const bits = books.reduce((total, b) => total + Math.log2(b.size), 0);
@@ -132,7 +132,7 @@ function healthCard(s, all) {
     ["entropy", `${number(sum("entropy"), 2)} bit`, `of ${number(bits, 2)}`],
     ["cond. entropy", sum("conditional_entropy") == null ? DASH : `${number(sum("conditional_entropy"), 2)} bit`, "given the id before"],
     ["repetition", mean("repetition") == null ? DASH : `${number(100 * mean("repetition"), 1)} %`, "same id as before"],
-    ["ideal coder", ideal == null ? DASH : `${number(ideal, 3)}`, ideal == null ? "" : "kbit/s"],
+    ["ideal coder", ideal == null ? DASH : `${number(ideal, 3)}`, ideal == null ? "" : unit],
   ];
   for (const [key, share] of Object.entries(s.stability)) facts.push([key.replaceAll("_", " "), share == null ? DASH : `${number(100 * share, 1)} %`, "of ids stay"]);
   const label = s.condition === "clean" ? s.name : `${s.name}, ${s.condition}`;
@@ -141,7 +141,8 @@ function healthCard(s, all) {
     curves(s, all),
     seen(s, all),
     h("dl", { class: "numbers" }, facts.map(([name, value, note]) => h("div", {}, h("dt", {}, name), h("dd", {}, value, note && h("small", {}, ` ${note}`))))),
-    books.length > 1 && perBook(books));
+    books.length > 1 && perBook(books),
+    s.overview?.image && h("figure", { class: "overview" }, h("img", { src: s.overview.image, alt: s.overview.caption }), h("figcaption", {}, s.overview.caption)));
 }
 
 function curves(s, all) {

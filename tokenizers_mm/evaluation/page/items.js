@@ -102,7 +102,7 @@ function picture(card, panel, i) {
     card.player.playing ? card.player.select(i) : card.player.play(i);
   };
   panel.head = h("span", { class: "head" });
-  return h("div", { class: shown.sound ? "picture" : "picture still", ...(shown.sound ? { click: seek } : {}) },
+  return h("div", { class: shown.sound ? "picture" : shown.seconds ? "picture still traces" : "picture still", ...(shown.sound ? { click: seek } : {}) },
     h("img", { src: shown.image, alt: `${shown.caption}: ${panel.name}`, title: shown.caption }),
     panel.head, shown.top && h("b", { "aria-hidden": "true" }, shown.top), shown.bottom && h("b", { "aria-hidden": "true" }, shown.bottom));
 }
@@ -135,7 +135,7 @@ function cellOf(panel, value, metric, reason) {
 function ribbon(ids, seconds) {
   const values = new Uint32Array(Uint8Array.from(atob(ids.data), (c) => c.charCodeAt(0)).buffer);
   const canvas = h("canvas", { class: "ribbon", width: ids.columns, height: ids.rows, role: "img", "aria-label": `Token ids: ${ids.columns} steps, ${ids.rows} row(s)` });
-  canvas.style.height = `${Math.min(96, Math.max(12, 6 * ids.rows))}px`;
+  canvas.style.height = `${Math.min(144, Math.max(12, 6 * ids.rows))}px`;
   if (!values.length) return canvas;
   const image = new ImageData(ids.columns, ids.rows);
   values.forEach((id, i) => image.data.set([...colour(id), 255], 4 * i));
