@@ -1,4 +1,4 @@
-"""``mmtok quickstart``: what the library does, on the samples that ship, in about two minutes on two CPU cores."""
+"""``mmtok quickstart``: what the library does, on the samples that ship, in about three minutes on two CPU cores."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tokenizers_mm.codec import Codec
 from tokenizers_mm.tokens import Tokens
 
 CODEC = "wavtokenizer-speech-16k"
+OTHERS = ("vqgan-128", "var-128", "totem-etth1")
 RECIPE = "wavtokenizer-small"
 CLIPS, EVALUATED = 3, 6
 BASELINES = ("opus-6", "opus-12")
@@ -42,8 +43,11 @@ def run(output: Path, *, train_seconds: int = 60, console: Console | None = None
     _say(console, 3, f"originals and reconstructions: {picture}")
     _say(console, 4, "evaluate")
     _evaluate(output, console)
+    _say(console, 5, "the same for other signals")
+    for name in OTHERS:
+        _other_signal(name, output, console)
     if train_seconds:
-        _say(console, 5, f"train the recipe {RECIPE!r} for {train_seconds} s on the same samples")
+        _say(console, 6, f"train the recipe {RECIPE!r} for {train_seconds} s on the same samples")
         _train(output, train_seconds, console)
     _next_steps(output, console)
 
@@ -87,6 +91,25 @@ def _round_trip(codec: Codec, clip: Path, output: Path, console: Console) -> tup
         highlight=False,
     )
     return clip, decoded
+
+
+def _other_signal(name: str, output: Path, console: Console) -> None:
+    """There and back for the first sample of another modality."""
+    from tokenizers_mm.evaluation.suite import load_suite
+
+    codec = registry.load(name)
+    folder = registry.data_path("eval") / load_suite(codec.spec.modality).data
+    with (folder / "manifest.csv").open(encoding="utf-8", newline="") as file:
+        sample = folder / next(row["path"] for row in csv.DictReader(file) if row["split"] == "test")
+    tokens = output / f"{sample.stem}-{name}.mmt"
+    decoded = tokens.with_suffix(registry.wing(codec.spec.modality, "files").EXTENSIONS[0])
+    facts = transcode.encode_file(codec, sample, tokens, force=True)
+    transcode.decode_file(codec, Tokens.load(tokens), tokens, decoded, force=True)
+    console.print(
+        f"   {name}: {sample.name} ({facts.sizes}), {facts.steps} tokens as {tokens.name} ([bold]{facts.token_bytes} bytes[/]), "
+        f"back as {decoded.name}",
+        highlight=False,
+    )
 
 
 def _picture(codec: Codec, pairs: list[tuple[Path, Path]], path: Path) -> None:
@@ -146,7 +169,7 @@ def _short_run(seconds: int) -> list[str]:
 def _next_steps(output: Path, console: Console) -> None:
     console.print(
         f"""
-[bold green]Done.[/] Open {output}/report.html in a browser, listen to {output}/*.wav, then try:
+[bold green]Done.[/] Open {output}/report.html in a browser, listen to {output}/*.wav, look at {output}/*.png, then try:
    mmtok encode your.mp3 -c {CODEC}
    mmtok train {RECIPE} --set data.init_args.train.path=FOLDER_OF_AUDIO
    mmtok eval {CODEC} {output}/run/codec
