@@ -104,6 +104,21 @@ def test_a_run_times_everyone_in_turn_and_says_who_could_not(plan, tmp_path) -> 
     assert "absent left out: no such package" in text
 
 
+def test_tasks_that_the_reference_cannot_do_have_times_and_no_ratios() -> None:
+    timings = [
+        Timing("a", "encode", [2.0], [2.0]),
+        Timing("b", "encode", [1.0], [1.0]),
+        Timing("b", "decode", [3.0], [3.0]),
+    ]
+    report = SimpleNamespace(
+        seconds=lambda name, task: next((t.wall for t in timings if (t.contender, t.task) == (name, task)), []),
+        ratios=lambda name, task: [2.0] if task == "encode" else [],
+        benchmark={"reference": "a"},
+    )
+    assert bench_tables._timed(report, "b", "encode").endswith("2.00x (2.00-2.00)")
+    assert bench_tables._timed(report, "b", "decode") == "3000.0"
+
+
 def test_signals_have_as_many_channels_as_the_benchmark_says(plan, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     peer = Peer(
