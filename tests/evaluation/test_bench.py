@@ -104,6 +104,36 @@ def test_a_run_times_everyone_in_turn_and_says_who_could_not(plan, tmp_path) -> 
     assert "absent left out: no such package" in text
 
 
+def test_tasks_that_the_reference_cannot_do_have_times_and_no_ratios() -> None:
+    timings = [
+        Timing("a", "encode", [2.0], [2.0]),
+        Timing("b", "encode", [1.0], [1.0]),
+        Timing("b", "decode", [3.0], [3.0]),
+    ]
+    report = SimpleNamespace(
+        seconds=lambda name, task: next((t.wall for t in timings if (t.contender, t.task) == (name, task)), []),
+        ratios=lambda name, task: [2.0] if task == "encode" else [],
+        benchmark={"reference": "a"},
+    )
+    assert bench_tables._timed(report, "b", "encode").endswith("2.00x (2.00-2.00)")
+    assert bench_tables._timed(report, "b", "decode") == "3000.0"
+
+
+def test_signals_have_as_many_channels_as_the_benchmark_says(plan, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    peer = Peer(
+        "notes channels",
+        lambda: replace(toy(), encode=lambda x: seen.append(x.shape[1]) or x, decode=None),
+        lambda: None,
+    )
+    real = registry.wing
+    monkeypatch.setattr(
+        registry, "wing", lambda m, r: SimpleNamespace(PEERS={"toy": peer}) if r == "peers" else real(m, r)
+    )
+    bench(plan.model_copy(update={"channels": 3, "peers": ("toy",), "tasks": ()}), threads=1)
+    assert set(seen) == {3}
+
+
 def test_the_threads_are_as_before_and_the_networks_back_in_evaluation(plan) -> None:
     before = torch.get_num_threads()
     bench(plan, threads=1)
@@ -294,7 +324,7 @@ def test_rates_are_positive_and_files_as_large_as_entropy_allows() -> None:
     assert all(row.write > 0 and row.read > 0 for row in rows.values())
 
 
-@pytest.mark.parametrize("name", ["audio", "image", "pretrained"])
+@pytest.mark.parametrize("name", ["audio", "eeg", "image", "pretrained"])
 def test_the_shipped_benchmarks_name_cards_peers_and_parts_that_exist(name: str) -> None:
     plan = load_benchmark(name)
     assert plan.reference in plan.peers
@@ -319,7 +349,9 @@ def test_a_wrong_file_is_named_with_its_fault(tmp_path, text, message) -> None:
     (tmp_path / "b.yaml").write_text(text)
     with pytest.raises(ValueError, match=rf"b\.yaml.*{message}"):
         load_benchmark(tmp_path / "b.yaml")
-    with pytest.raises(ValueError, match=r"no benchmark 'nope': expected one of \['audio', 'image', 'pretrained'\]"):
+    with pytest.raises(
+        ValueError, match=r"no benchmark 'nope': expected one of \['audio', 'eeg', 'image', 'pretrained'\]"
+    ):
         load_benchmark("nope")
 
 

@@ -71,6 +71,7 @@ class TFMTokenizer(SegmentedCodec):
         phase_iterations: int = 50,
     ) -> None:
         super().__init__()
+        self.frequency = FrequencyPath(sample_rate, dim, frequency_layers, heads, patch_size, dropout)
         self.n_fft, self.hop_length = sample_rate, sample_rate // 2
         self.window = round(window_seconds * sample_rate)
         if self.window < self.n_fft or self.window % self.hop_length:
@@ -79,7 +80,6 @@ class TFMTokenizer(SegmentedCodec):
             raise ValueError(f"mask_ratio must be in [0, 1), got {mask_ratio}")
         self.patch_size, self.mask_ratio = patch_size, mask_ratio
         self.reference_vq_loss, self.phase_iterations = reference_vq_loss, phase_iterations
-        self.frequency = FrequencyPath(sample_rate, dim, frequency_layers, heads, patch_size, dropout)
         self.time = TimePath(self.n_fft, dim)
         self.encoder = LinearAttentionTransformer(dim, time_layers, heads, dropout=dropout)
         self.quantizer = build_quantizer(dim, **(quantizer or {"kind": "vq", "codebook_size": 8192}))

@@ -74,8 +74,10 @@ class FrequencyPath(nn.Module):
 
     def __init__(self, sample_rate: int, dim: int, layers: int, heads: int, patch_size: int, dropout: float) -> None:
         super().__init__()
+        if patch_size < 1:
+            raise ValueError(f"patch_size must be a positive number of bins, got {patch_size}")
         groups, rest = divmod(sample_rate // 2, patch_size**2)
-        if sample_rate % 2 or rest or not groups or dim % 4 or dim % (2 * groups):
+        if sample_rate % 2 or rest or groups < 1 or dim % 4 or dim % (2 * groups):
             raise ValueError(
                 f"sample_rate must be twice a multiple of {patch_size**2} Hz whose groups of bins share half of dim={dim}, "
                 f"such as 200, got {sample_rate} (resample first)"

@@ -9,7 +9,7 @@ import json
 import os
 import statistics
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -205,10 +205,16 @@ def _builders(plan: Benchmark) -> tuple[Builders, dict[str, str]]:
         if (peer := plan.pairs.get(name)) and peer not in left_out:
             found[peer] = peers[peer].definition, peers[peer].build
     found |= {name: (peers[name].definition, peers[name].build) for name in plan.peers if name not in left_out}
+    if plan.channels is not None:
+        found = {name: (what, partial(_with_channels, build, plan.channels)) for name, (what, build) in found.items()}
     if plan.reference not in found:
         reason = left_out.get(plan.reference, "it is neither among the codecs nor the peers")
         raise ValueError(f"benchmark {plan.name!r} compares with {plan.reference!r}, which cannot run: {reason}")
     return found, left_out
+
+
+def _with_channels(build: Callable[[], Contender], channels: int) -> Contender:
+    return replace(build(), channels=channels)
 
 
 def _share_weights(plan: Benchmark, contenders: dict[str, Contender]) -> dict[str, float]:

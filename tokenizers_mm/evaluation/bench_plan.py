@@ -26,6 +26,7 @@ class Benchmark(BaseModel):
         reference: The one that ratios are against.
         size: Samples along each axis of every signal, for signals without time: an image's height and width. Times are then per
             signal, not per second.
+        channels: Of every signal, for codecs that take any number; by default each contender's own.
         seconds: Of the single clip, for signals with time.
         batch: Signals of a batch.
         batch_seconds: Of each clip of a batch.
@@ -47,6 +48,7 @@ class Benchmark(BaseModel):
     peers: tuple[str, ...] = ()
     reference: str
     size: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    channels: int | None = Field(None, ge=1)
     seconds: float = Field(5.0, gt=0)
     batch: int = Field(4, ge=1)
     batch_seconds: float = Field(2.0, gt=0)

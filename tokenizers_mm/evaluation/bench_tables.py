@@ -60,7 +60,7 @@ def _timed(report: BenchReport, contender: str, task: str) -> str:
     if not seconds:
         return "-"
     text = f"{1000 * statistics.median(seconds):.1f}"
-    if contender == report.benchmark["reference"]:
+    if not ratios or contender == report.benchmark["reference"]:
         return text
     return f"{text}\n{statistics.median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
 

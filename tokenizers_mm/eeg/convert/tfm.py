@@ -27,7 +27,7 @@ _TRANSFORMERS = {
     "trans_decoder.transformer.layers.layers.": "decoder.layers.",
 }
 _EMBEDDINGS = {"freq_patch_embedding.": "frequency.embedding.", "temporal_patch_embedding.": "time.embedding."}
-_GATE, _VALUE = "freq_patch_embedding_2_atten.0", "freq_patch_embedding_2.0"
+GATE, VALUE = "freq_patch_embedding_2_atten.0", "freq_patch_embedding_2.0"
 _CODEBOOK = "quantizer.stages.0._codebook."
 
 
@@ -54,15 +54,13 @@ def convert_tfm(
         https://github.com/Jathurshan0330/TFM-Tokenizer
     """
     tensors = read_checkpoint(source, allow_pickle=allow_pickle)
-    needed = ("quantizer.embedding.weight", _GATE + ".weight", _GATE + ".bias", _VALUE + ".weight", _VALUE + ".bias")
+    needed = ("quantizer.embedding.weight", GATE + ".weight", GATE + ".bias", VALUE + ".weight", VALUE + ".bias")
     refuse({"missing keys": [key for key in needed if key not in tensors]}, "TFM-Tokenizer")
     renamed = {
-        _tokenizer_name(key): _flat(key, t)
-        for key, t in fused(tensors).items()
-        if _GATE not in key and _VALUE not in key
+        tokenizer_name(key): _flat(key, t) for key, t in fused(tensors).items() if GATE not in key and VALUE not in key
     }
     for kind in ("weight", "bias"):
-        gate, value = tensors[f"{_GATE}.{kind}"], tensors[f"{_VALUE}.{kind}"]
+        gate, value = tensors[f"{GATE}.{kind}"], tensors[f"{VALUE}.{kind}"]
         parts = [t.permute(0, 2, 1).flatten(1) if t.ndim == 3 else t for t in (gate, value)]
         renamed[f"frequency.aggregation.{kind}"] = torch.cat(parts)
     for name in ("embed", "embed_avg", "cluster_size"):
@@ -135,7 +133,8 @@ def _flat(key: str, tensor: Tensor) -> Tensor:
     return tensor.flatten(1) if key.startswith(tuple(_EMBEDDINGS)) and tensor.ndim == 3 else tensor
 
 
-def _tokenizer_name(key: str) -> str:
+def tokenizer_name(key: str) -> str:
+    """Our name of a published key; of parts that are one tensor here, what is left of it."""
     for theirs, mine in _TRANSFORMERS.items():
         if key.startswith(theirs):
             return _layer_name(mine + key.removeprefix(theirs))
