@@ -23,14 +23,14 @@ def test_python_snippets_run_in_order(tmp_path: Path, monkeypatch: pytest.Monkey
     pytest.importorskip("transformers")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    assert len(SNIPPETS) == TEXT.count("```python") == 4
+    assert len(SNIPPETS) == TEXT.count("```python") == 6
     exec(SNIPPETS[0], names)
     waves = names["waves"]
     assert isinstance(waves, torch.Tensor)
     assert waves.shape == (2, 1, 40000)
     assert waves[1, 0, :25000].any()
     assert not waves[1, 0, 25000:].any()
-    for snippet in SNIPPETS[1:]:
+    for snippet in SNIPPETS[1:4]:
         exec(snippet, names)
     tokens, waves, ids, flat = (names[name] for name in ("tokens", "waves", "ids", "flat"))
     assert isinstance(tokens, tm.Tokens)
@@ -38,6 +38,13 @@ def test_python_snippets_run_in_order(tmp_path: Path, monkeypatch: pytest.Monkey
     assert waves.shape == (1, 2, 4410)
     assert torch.equal(ids, tokens.ids)
     assert flat.shape == (2, tokens.ids.shape[1] * 2, 1)
+    for snippet in SNIPPETS[4:]:
+        exec(snippet, names)
+    coarse, tokens = names["coarse"], names["tokens"]
+    assert isinstance(coarse, torch.Tensor)
+    assert coarse.shape == (2, 3, 100, 140)
+    assert isinstance(tokens, tm.Tokens)
+    assert tokens.shapes.tolist() == [[19, 700 // 80]]
 
 
 def test_every_mmtok_line_parses() -> None:
