@@ -108,7 +108,8 @@ class ChronosBins(Codec):
 
     def values(self, ids: Tensor) -> Tensor:
         """Bin centres of ids of any shape; special ids get the lowest bin's, as published."""
-        return self.centers[(ids - self.first).clamp(0, len(self.centers) - 1)]
+        low = self.centers[:1].expand(self.first)
+        return torch.cat([low, self.centers])[ids]
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
@@ -143,9 +144,9 @@ class ChronosBins(Codec):
         windows = in_windows(y, self.window)
         scale = tokens.side.get("scale")
         if scale is not None:
-            windows = windows * _per_window(scale, windows)
+            windows.mul_(_per_window(scale, windows))  # in place: the values are this call's own
         if "location" in tokens.side:
-            windows = windows + _per_window(tokens.side["location"], windows)
+            windows.add_(_per_window(tokens.side["location"], windows))
         return rearrange(windows, "b c w n -> b c (w n)")[..., :steps]
 
     def _scaled(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -13,7 +13,7 @@ import re
 import secrets
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -221,7 +221,13 @@ def reading(options: Mapping[str, object]) -> dict[str, Any]:
     Raises:
         ValueError: For an unknown option or a value that is none of its kind.
     """
-    parse = {"time": str, "columns": _listed, "duplicates": _kind, "rows": _range, "standardise": _range}
+    parse: dict[str, Callable[[str], Any]] = {
+        "time": str,
+        "columns": _listed,
+        "duplicates": _kind,
+        "rows": _range,
+        "standardise": _range,
+    }
     if unknown := sorted(set(options) - parse.keys()):
         raise ValueError(f"series have no reading option {unknown[0]!r}: expected some of {', '.join(parse)}")
     return {name: parse[name](str(value)) for name, value in options.items()}

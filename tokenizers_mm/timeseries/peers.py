@@ -8,7 +8,7 @@ one after the other as published, and take over a codec's weights. Both must giv
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, cast
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -117,7 +117,7 @@ class PublishedTOTEM(nn.Module):
         z = F.relu(part["_conv_1"](((windows - mean) / deviation)[:, None]))
         z = part["_residual_stack"](part["_conv_3"](F.relu(part["_conv_2"](z))))
         flat = rearrange(part["_pre_vq_conv"](z), "n d t -> (n t) d")
-        codes = self.vq["_embedding"].weight
+        codes = cast(nn.Embedding, self.vq["_embedding"]).weight
         distances = flat.square().sum(dim=1, keepdim=True) + codes.square().sum(dim=1) - 2 * flat @ codes.T
         return distances.argmin(dim=1).view(len(windows), -1), mean, deviation
 
