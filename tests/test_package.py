@@ -100,8 +100,11 @@ assert list((registry.data_path("eval") / "suites").glob("*.yaml"))
 assert (registry.data_path("eval") / "samples" / "manifest.csv").is_file()
 for card in tm.list_codecs():
     if card.shipped:
-        wave = torch.sin(torch.arange(9000) / 9)[None, None] / 4
-        assert tm.load(card.name).reconstruct(wave).shape == wave.shape
+        codec = tm.load(card.name)
+        size = (48, 64) if card.modality == "image" else (9000,)
+        wave = torch.sin(torch.arange(9000) / 9)[: torch.Size(size).numel()] / 4 + 0.5
+        wave = wave.reshape(1, 1, *size).expand(-1, codec.spec.channels or 1, *[-1] * len(size))
+        assert codec.reconstruct(wave).shape == wave.shape
 print(*[card.name for card in tm.list_codecs()])
 """
     names = python(f"SITE = {str(site)!r}\n{code}", elsewhere, site).split()

@@ -88,7 +88,7 @@ def plan(
         if len(found) > 1:
             raise ValueError(f"{output} is one file, but {len(found)} are to be written: give a folder")
         return [(found[0][0], output)]
-    pairs = [(p, p.with_suffix(suffix) if output is None else (output / r).with_suffix(suffix)) for p, r in found]
+    pairs = [(p, _renamed(p if output is None else output / r, suffix)) for p, r in found]
     sources: dict[Path, Path] = {}
     for source, target in pairs:
         if sources.setdefault(target, source) != source:
@@ -96,6 +96,11 @@ def plan(
                 f"{sources[target]} and {source} would both become {target}: encode them to different folders"
             )
     return pairs
+
+
+def _renamed(path: Path, suffix: str) -> Path:
+    """With another extension; that of a compressed file goes with the one before it."""
+    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).with_suffix(suffix)
 
 
 def encode_file(

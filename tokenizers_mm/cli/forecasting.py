@@ -21,15 +21,19 @@ def forecast(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="File to write; default: NAME-forecast.csv beside it.")
     ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="last, seasonal, linear or boosting.")] = "linear",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="last, seasonal, linear, boosting, or the folder of a trained model.")
+    ] = "linear",
     horizon: Horizon = 24,
     context: Context = 96,
     season: Season = 24,
     force: Force = False,
 ) -> None:
-    """Forecast every channel of a file, on its own clock, by a model fitted to the file itself.
+    """Forecast every channel of a file, on its own clock, by a model fitted to the file itself or a trained one.
 
     Example: [cyan]mmtok forecast load.csv --horizon 48 --season 24[/]
+
+    Example: [cyan]mmtok train bins-lm-small -o runs/lm; mmtok forecast load.csv --model runs/lm/model[/]
     """
     import numpy as np
 
@@ -40,7 +44,8 @@ def forecast(
     transcode.check_free(target, force)
     series = files.load(source).regular()
     signal = series.signal()
-    found = build(model, signal, context=context, horizon=horizon, season=season)(signal[None], horizon)[0, ..., 0]
+    paths = build(model, signal, context=context, horizon=horizon, season=season)(signal[None], horizon)[0]
+    found = paths.quantile(0.5, dim=-1)
     times = None
     if series.times is not None and series.step is not None:
         times = series.times[-1] + series.step * np.arange(1, horizon + 1)
@@ -51,7 +56,7 @@ def forecast(
 @app.command("forecast-eval")
 def forecast_eval(
     source: Annotated[Path, typer.Argument(help="CSV, Parquet or NumPy.", show_default=False)],
-    models: Annotated[str, typer.Option("--models", help="Comma-separated.")] = "last,seasonal,linear",
+    models: Annotated[str, typer.Option("--models", help="As for forecast, comma-separated.")] = "last,seasonal,linear",
     protocol: Annotated[
         str | None, typer.Option("--protocol", help="etth or ettm; default: 70, 10 and 20 % of the rows.")
     ] = None,

@@ -51,7 +51,7 @@ def encode(
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Encode files to .mmt token files: sound of any rate, channels and length in constant memory, images of any kind and size.
+    """Encode files to .mmt token files: sound of any rate and length in constant memory, images of any size, series.
 
     Example: [cyan]mmtok encode talk.mp3 -c wavtokenizer-speech-16k[/]
 
@@ -60,6 +60,8 @@ def encode(
     Example: [cyan]mmtok encode recordings/ -c ./my_codec -o tokens/[/]
 
     Example: [cyan]mmtok encode photo.jpg -c vqgan-128[/]
+
+    Example: [cyan]mmtok encode load.csv -c totem-etth1 --read columns=load,temperature[/]
 
     Example: [cyan]mmtok encode night.edf -c ./my_eeg_codec --read montage=10-20 --read highpass=0.5[/]
     """

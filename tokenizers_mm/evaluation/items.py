@@ -79,7 +79,7 @@ def find_items(
     if not data.exists():
         raise FileNotFoundError(f"data must be a folder, a manifest or a file, got {str(data)!r}, which does not exist")
     manifest = data / MANIFEST if data.is_dir() else data
-    if manifest.is_file() and manifest.suffix == ".csv":
+    if manifest.is_file() and manifest.suffix == ".csv" and (data.is_dir() or not _is_item(manifest, extensions)):
         about, split = _listed(manifest, split)
         return Items(manifest.parent, tuple(sorted(about))[:limit], split, about)
     if data.is_file() and (unpack := _unpacker(data, {".tar": _untar, **(archives or {})})):
@@ -91,6 +91,14 @@ def find_items(
     if not names:
         raise ValueError(f"{data} holds no files that end in {', '.join(sorted(extensions))}")
     return Items(data, names[:limit])
+
+
+def _is_item(table: Path, extensions: Collection[str]) -> bool:
+    """Whether a table is a signal itself: where tables are signals, those that list no paths."""
+    if ".csv" not in extensions:
+        return False
+    with open(table, encoding="utf-8-sig", errors="replace") as file:
+        return "path" not in next(csv.reader(file), [])
 
 
 def _unpacker(data: Path, archives: Mapping[str, Unpack]) -> Unpack | None:

@@ -22,6 +22,7 @@ from tokenizers_mm.tokens import Tokens, TokenSpec
 PAD = 0
 _CHUNK = 2**16  # values binned at a time: what fits the processor's cache
 _WARN_CLIPPED = 0.01  # share of a batch's values in the outermost bins that is worth a warning
+_WARN_FROM = 16  # values of a series whose shape is worth one
 Spacing = Literal["uniform", "mu-law", "quantile"]
 Scaling = Literal["mean", "standard"]
 
@@ -107,7 +108,8 @@ class ChronosBins(Codec):
 
     def values(self, ids: Tensor) -> Tensor:
         """Bin centres of ids of any shape; special ids get the lowest bin's, as published."""
-        return self.centers[(ids - self.first).clamp(0, len(self.centers) - 1)]
+        low = self.centers[:1].expand(self.first)
+        return torch.cat([low, self.centers])[ids]
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
@@ -142,9 +144,9 @@ class ChronosBins(Codec):
         windows = in_windows(y, self.window)
         scale = tokens.side.get("scale")
         if scale is not None:
-            windows = windows * _per_window(scale, windows)
+            windows.mul_(_per_window(scale, windows))  # in place: the values are this call's own
         if "location" in tokens.side:
-            windows = windows + _per_window(tokens.side["location"], windows)
+            windows.add_(_per_window(tokens.side["location"], windows))
         return rearrange(windows, "b c w n -> b c (w n)")[..., :steps]
 
     def _scaled(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -216,13 +218,15 @@ def _warn(codec: ChronosBins, y: Tensor, ids: Tensor) -> None:
         outermost = (ids == codec.first) | (ids == codec.first + len(codec.centers) - 1)
         clipped = (outermost & (ids >= codec.first)).double().mean()
     narrow = (low < high) & (high - low < 2 * (codec.centers[-1] - codec.centers[0]) / len(codec.centers))
-    flat = narrow & (ids.amax(dim=-1) - ids.amin(dim=-1) <= 1) if bool(narrow.any()) else narrow
+    if bool(narrow.any()):
+        enough = (~torch.isnan(y)).sum(dim=-1) >= _WARN_FROM
+        narrow = narrow & enough & (ids.amax(dim=-1) - ids.amin(dim=-1) <= 1)
     hint = "" if codec.scaling == "standard" else "; scaling='standard' keeps series far from zero apart"
     if clipped > _WARN_CLIPPED:
         warnings.warn(f"{clipped:.1%} of the values are clipped to the outermost bins{hint}", stacklevel=2)
-    elif bool(flat.any()):
+    elif bool(narrow.any()):
         warnings.warn(
-            f"{int(flat.sum())} of {flat.numel()} series vary by less than two bins, so that nothing of their shape is kept "
+            f"{int(narrow.sum())} of {narrow.numel()} series vary by less than two bins, so that nothing of their shape is kept "
             f"(clip rate {clipped:.1%}){hint}",
             stacklevel=2,
         )

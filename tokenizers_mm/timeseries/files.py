@@ -9,13 +9,14 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import re
 import secrets
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor
@@ -36,6 +37,7 @@ __all__ = [
     "load",
     "load_groups",
     "read",
+    "reading",
     "save",
     "write",
 ]
@@ -173,6 +175,9 @@ def read(
     path: str | Path,
     spec: TokenSpec,
     *,
+    time: str | None = None,
+    columns: Sequence[str] | None = None,
+    duplicates: Duplicates = "error",
     rows: Sequence[int] | None = None,
     standardise: Sequence[int] | None = None,
 ) -> Tensor:
@@ -181,6 +186,9 @@ def read(
     Args:
         path: See :func:`load`.
         spec: Gives ``channels``: 0 for any number.
+        time: As in :func:`load`.
+        columns: As in :func:`load`.
+        duplicates: As in :func:`load`.
         rows: First row and the one after the last of what is returned; by default all. Negative ones count from the end.
         standardise: Rows whose mean and deviation (per channel) every value is standardised with; by default values stay as
             they are. The ETT protocol is ``[0, 8640]``, the training rows.
@@ -194,7 +202,7 @@ def read(
     """
     if spec.modality != "timeseries":
         raise ValueError(f"expected a timeseries spec, got {spec.modality}")
-    series = load(path).regular()
+    series = load(path, time=time, columns=columns, duplicates=duplicates).regular()
     if spec.channels and spec.channels != len(series.values):
         raise ValueError(f"{path} has {len(series.values)} columns of values, the codec takes {spec.channels}")
     if standardise is not None:
@@ -202,6 +210,43 @@ def read(
     if rows is not None:
         series = series.rows(*rows)
     return series.signal()
+
+
+def reading(options: Mapping[str, object]) -> dict[str, Any]:
+    """Arguments of :func:`read` from names and values: what ``mmtok ... --read NAME=VALUE`` takes.
+
+    Args:
+        options: ``time`` and ``duplicates`` as they are, ``columns`` as ``a,b``, ``rows`` and ``standardise`` as ``first:end``.
+
+    Raises:
+        ValueError: For an unknown option or a value that is none of its kind.
+    """
+    parse: dict[str, Callable[[str], Any]] = {
+        "time": str,
+        "columns": _listed,
+        "duplicates": _kind,
+        "rows": _range,
+        "standardise": _range,
+    }
+    if unknown := sorted(set(options) - parse.keys()):
+        raise ValueError(f"series have no reading option {unknown[0]!r}: expected some of {', '.join(parse)}")
+    return {name: parse[name](str(value)) for name, value in options.items()}
+
+
+def _listed(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",")]
+
+
+def _kind(text: str) -> str:
+    if text not in get_args(Duplicates):
+        raise ValueError(f"duplicates must be one of {', '.join(get_args(Duplicates))}, got {text!r}")
+    return text
+
+
+def _range(text: str) -> tuple[int, int]:
+    if not (found := re.fullmatch(r"(-?\d+):(-?\d+)", text)):
+        raise ValueError(f"rows and standardise must be first:end, such as 0:8640, got {text!r}")
+    return int(found[1]), int(found[2])
 
 
 def scaled_by(series: Series, part: Series) -> Series:

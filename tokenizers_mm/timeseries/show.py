@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 CHANNELS = 4  # panels at most
 SAMPLES = 384  # of each panel at most, from the start
-WIDTH, HEIGHT = 6.4, 1.05  # inches of a panel
+WIDTH, HEIGHT = 4.2, 0.85  # inches of a panel: labels stay legible at the width that reports give it
 INK, OURS, WRONG = "#b8c0cc", "#1f5fa8", "#c2504a"
 
 
@@ -84,7 +84,7 @@ def _figure(count: int) -> tuple[Any, list[Axes]]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH, HEIGHT * count + 0.25), dpi=110, layout="constrained")
+    figure = Figure(figsize=(WIDTH, HEIGHT * count + 0.25), dpi=170, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(count, 1, squeeze=False, sharex=True)[:, 0]
     for axis in axes:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tokenizers_mm.timeseries.data import SeriesSource, scaled_splits
 from tokenizers_mm.timeseries.forecast.baselines import LastValue, SeasonalNaive
+from tokenizers_mm.timeseries.forecast.bins_lm import BinForecaster
 from tokenizers_mm.timeseries.forecast.metrics import scores
 from tokenizers_mm.timeseries.forecast.regression import BoostedForecaster, RidgeForecaster
+from tokenizers_mm.timeseries.scaling import standard_scale
 
 Forecaster = Callable[[Tensor, int], Tensor]
+_ROWS = 64  # series that paths are drawn for at once: bounds memory
 CLASSICAL = ("last", "seasonal", "linear", "boosting")
 
 
 def build(name: str, train: Tensor, *, context: int, horizon: int, season: int) -> Forecaster:
-    """A classical forecaster, fitted to ``train [C, N]``.
+    """A classical forecaster, fitted to ``train [C, N]``, or a trained one from its folder, which sees values standardised by it.
 
     Raises:
-        ValueError: If the name is none of :data:`CLASSICAL`.
+        ValueError: If the name is none of :data:`CLASSICAL` and no folder.
     """
+    if Path(name).is_dir():
+        return _standardised(BinForecaster.from_pretrained(name), train)
     makers: dict[str, Callable[[], Forecaster]] = {
         "last": LastValue,
         "seasonal": lambda: SeasonalNaive(season),
@@ -29,8 +35,21 @@ def build(name: str, train: Tensor, *, context: int, horizon: int, season: int) 
         "boosting": lambda: BoostedForecaster(context).fit(train, horizon),
     }
     if name not in makers:
-        raise ValueError(f"model must be one of {', '.join(CLASSICAL)}, got {name!r}")
+        raise ValueError(f"model must be one of {', '.join(CLASSICAL)}, or a trained one's folder, got {name!r}")
     return makers[name]()
+
+
+def _standardised(model: BinForecaster, train: Tensor) -> Forecaster:
+    """Its sample paths, always the same, in the units of ``train [C, N]``."""
+    mean, deviation = (x[:, None] for x in standard_scale(train))
+
+    def forecast(past: Tensor, horizon: int) -> Tensor:
+        generator = torch.Generator(past.device).manual_seed(0)
+        few = ((past - mean) / deviation).split(max(1, _ROWS // past.shape[1]))
+        paths = torch.cat([model.predict(part, horizon, generator=generator) for part in few])
+        return paths * deviation[..., None] + mean[..., None]
+
+    return forecast
 
 
 def evaluate(
@@ -48,7 +67,7 @@ def evaluate(
 
     Args:
         source: The series and its split.
-        names: Classical forecasters, fitted to the training rows.
+        names: Classical forecasters, fitted to the training rows, and folders of trained ones.
         context: Samples of the past that each sees.
         horizon: Samples ahead.
         season: Samples of a season.

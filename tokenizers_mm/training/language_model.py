@@ -1,0 +1,101 @@
+"""Train a network that predicts the next id of a signal's tokens.
+
+Radford et al., "Improving Language Understanding by Generative Pre-Training", 2018: cross-entropy of each id given those before
+it. How signals become ids, and which of them count, is the network's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from tokenizers_mm.training.autoencoder import planned_steps
+from tokenizers_mm.training.ema import WeightAverage
+from tokenizers_mm.training.objective import clip_gradients, require_finite
+from tokenizers_mm.training.schedule import build_scheduler
+
+
+class Predicts(Protocol):
+    """A network whose ``loss(signal)`` is the mean cross-entropy, in nats, of the ids that it predicts."""
+
+    def loss(self, signal: Tensor) -> Tensor: ...
+
+
+class LanguageModelModule(LightningModule):
+    """A :class:`Predicts` network and one optimiser; a run leaves it behind in ``model/``.
+
+    Batches are ``{"signal": [B, C, N]}``. Logs the cross-entropy as ``train/loss`` and ``val/loss`` and the validation's in bits
+    per id; validation uses the weight average where there is one.
+
+    Args:
+        network: What is trained; has ``loss`` and ``save_pretrained``.
+        optimizer: Makes the optimiser.
+        warmup_steps: Steps of linear warm-up.
+        min_lr: Learning rate at the end of the cosine that follows.
+        gradient_clip: Largest total norm of the gradients; None for no clipping.
+        ema_decay: Decay of the weight average used in validation and export; None for no average.
+
+    Raises:
+        TypeError: If the network has no ``loss``.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-3, weight_decay=0.01),
+        warmup_steps: int = 0,
+        min_lr: float = 0.0,
+        gradient_clip: float | None = 1.0,
+        ema_decay: float | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(getattr(network, "loss", None)):
+            raise TypeError(f"network must have a loss(signal), got {type(network).__name__}")
+        self.network, self.make_optimizer = network, optimizer
+        self.warmup_steps, self.min_lr, self.gradient_clip = warmup_steps, min_lr, gradient_clip
+        self.average = WeightAverage(network, ema_decay) if ema_decay is not None else None
+
+    @property
+    def trained(self) -> nn.Module:
+        """The network to validate and export: the weight average where there is one."""
+        return self.average.module if self.average is not None else self.network
+
+    @property
+    def exports(self) -> dict[str, nn.Module]:
+        """What a run leaves behind, by folder."""
+        return {"model": self.trained}
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.network.parameters())
+        scheduler = build_scheduler(
+            optimizer, warmup_steps=self.warmup_steps, total_steps=planned_steps(self), min_lr=self.min_lr
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+
+    def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        loss = cast(Predicts, self.network).loss(batch["signal"])
+        require_finite(loss.detach(), {}, self.global_step)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return {"loss": loss}
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        self.log("train/grad_norm", clip_gradients(self.network.parameters(), self.gradient_clip))
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        if self.average is not None:
+            self.average.update(self.network)
+
+    @torch.no_grad()
+    def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        loss, size = cast(Predicts, self.trained).loss(batch["signal"]), len(batch["signal"])
+        self.log("val/loss", loss, prog_bar=True, batch_size=size, sync_dist=True)
+        self.log("val/bits", loss / math.log(2), batch_size=size, sync_dist=True)
+        return {}
