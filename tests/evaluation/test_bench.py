@@ -324,7 +324,7 @@ def test_rates_are_positive_and_files_as_large_as_entropy_allows() -> None:
     assert all(row.write > 0 and row.read > 0 for row in rows.values())
 
 
-@pytest.mark.parametrize("name", ["audio", "eeg", "image", "pretrained"])
+@pytest.mark.parametrize("name", ["audio", "eeg", "image", "pretrained", "timeseries", "totem"])
 def test_the_shipped_benchmarks_name_cards_peers_and_parts_that_exist(name: str) -> None:
     plan = load_benchmark(name)
     assert plan.reference in plan.peers
@@ -350,7 +350,8 @@ def test_a_wrong_file_is_named_with_its_fault(tmp_path, text, message) -> None:
     with pytest.raises(ValueError, match=rf"b\.yaml.*{message}"):
         load_benchmark(tmp_path / "b.yaml")
     with pytest.raises(
-        ValueError, match=r"no benchmark 'nope': expected one of \['audio', 'eeg', 'image', 'pretrained'\]"
+        ValueError,
+        match=r"no benchmark 'nope': expected one of \['audio', 'eeg', 'image', 'pretrained', 'timeseries', 'totem'\]",
     ):
         load_benchmark("nope")
 

@@ -11,7 +11,12 @@ from tokenizers_mm import registry
 from tokenizers_mm.image import losses
 
 RECIPES = sorted((registry.data_path("recipes") / "image").glob("*.yaml"))
-CARDS = {"vqgan-small": "vqgan-128", "vqgan-small-gan": "vqgan-128", "var-small": "var-128"}
+CARDS = {
+    "vqgan-small": "vqgan-128",
+    "vqgan-small-tuned": "vqgan-128",
+    "vqgan-small-gan": "vqgan-128",
+    "var-small": "var-128",
+}
 VARIANTS = {"titok-sl256"}  # at the published scale, but not of the class's default configuration
 TINY = [
     "trainer.max_steps=3",
