@@ -168,6 +168,7 @@ def labelled_set(folder: Path) -> Path:
     return folder / "toy.yaml"
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 def test_a_probe_finds_what_tokens_hold_and_no_more(
     codec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
