@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import torch
 
@@ -38,7 +37,7 @@ class Plan:
         conditions: By name.
         baselines: By name.
         models: Those that there are, by role.
-        reading: Arguments of the wing's file reader.
+        reading: Options of the wing's file reader, by name.
     """
 
     suite: Suite
@@ -49,7 +48,7 @@ class Plan:
     conditions: dict[str, Condition]
     baselines: dict[str, baseline.Baseline]
     models: dict[str, Model]
-    reading: dict[str, Any] = field(default_factory=dict)
+    reading: Mapping[str, object] = field(default_factory=dict)
 
 
 def make_plan(
@@ -76,6 +75,8 @@ def make_plan(
     coders = registry.wing(modality, "baselines").BASELINES if wanted else {}
     rows = plan.split if split is None else None if split == "all" else split
     items = find_items(plan.data_folder if data is None else data, files.EXTENSIONS, split=rows, limit=limit)
+    options = plan.reading if reading is None else reading
+    reading_options(modality, options)
     return Plan(
         suite=plan,
         items=items,
@@ -85,7 +86,7 @@ def make_plan(
         conditions=condition.choose(others, named) or {"clean": condition.CLEAN},
         baselines=baseline.choose(coders, wanted),
         models=find_models(getattr(room, "MODELS", {}), models, getattr(room, "LOADERS", {})),
-        reading=reading_options(modality, plan.reading if reading is None else reading),
+        reading=options,
     )
 
 
@@ -129,6 +130,7 @@ def coders_of(named: Mapping[str, Codec], plan: Plan) -> tuple[list[Coder], dict
 
 def facts_of(plan: Plan, coder: Coder, change: Condition, keep: str | Path | None) -> dict[str, object]:
     """Everything that an item's record depends on."""
+    read = {**coder.reading, **plan.reading}
     return {
         "version": [tokenizers_mm.__version__, SCHEMA, torch.__version__],
         "coder": [coder.fingerprint, coder.spec.to_dict(), coder.device],
@@ -137,6 +139,6 @@ def facts_of(plan: Plan, coder: Coder, change: Condition, keep: str | Path | Non
         "metrics": {key: metric.definition for key, metric in plan.metrics.items()},
         "models": {role: model.source for role, model in plan.models.items()},
         "stability": plan.suite.stability,
-        **({"reading": {name: str(value) for name, value in plan.reading.items()}} if plan.reading else {}),
+        **({"reading": {name: str(value) for name, value in read.items()}} if read else {}),
         "keep": None if keep is None else str(Path(keep).resolve()),
     }
