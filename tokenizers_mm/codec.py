@@ -92,6 +92,11 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         )  # as a file of it reads: lists, not tuples
 
     @property
+    def reading(self) -> dict[str, Any]:
+        """Options of the wing's file reader that this codec's signals need, by name (see :mod:`tokenizers_mm.reading`)."""
+        return {}
+
+    @property
     def device(self) -> torch.device:
         return next((t.device for t in self.parameters()), torch.device("cpu"))
 

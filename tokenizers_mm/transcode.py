@@ -134,7 +134,7 @@ def encode_file(
     """
     check_free(target, force)
     files, start = wing(codec.spec.modality, "files"), time.perf_counter()
-    options = reading_options(codec.spec.modality, reading)
+    options = reading_options(codec.spec.modality, {**codec.reading, **(reading or {})})
     if codec.spec.frame_rate is None:
         tokens = codec.encode(files.read(source, codec.spec, **options)[None])
     else:

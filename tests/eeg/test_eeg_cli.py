@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +84,23 @@ def test_a_folder_is_searched_and_read_with_options(codec: Path, tmp_path: Path)
     made = sorted((tmp_path / "out").glob("*.mmt"))
     assert len(made) == len(list(SAMPLES.glob("*.edf"))) - 1  # the bipolar one has no C3
     assert {tm.Tokens.load(path).shape[0] for path in made} == {2}
+
+
+class PickyCodec(LevelCodec):
+    """Takes two electrodes in an order of its own."""
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        return {"montage": ["O2", "C3"]}
+
+
+def test_a_codec_of_certain_electrodes_gets_them_in_its_order(tmp_path: Path) -> None:
+    codec, source = PickyCodec().eval(), SAMPLES / "closed-10-20.edf"
+    transcode.encode_file(codec, source, tmp_path / "x.mmt")
+    x = files.read(source, codec.spec, preprocessing={"montage": "O2,C3"})
+    assert torch.equal(tm.Tokens.load(tmp_path / "x.mmt").ids, codec.encode(x[None]).ids)
+    report = evaluate([codec], data=source, metrics=["correlation"], baselines=(), progress=False)
+    assert report.codecs[0].items[0].size == (2, 2000)
 
 
 def test_wrong_options_are_one_red_line(codec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,6 +186,7 @@ def labelled_set(folder: Path) -> Path:
     return folder / "toy.yaml"
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*")
 def test_a_probe_finds_what_tokens_hold_and_no_more(
     codec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -111,6 +111,11 @@ class LaBraMTokenizer(SegmentedCodec):
             scalable="columns" if self.quantizer.scalable else "none",
         )
 
+    @property
+    def reading(self) -> dict[str, Any]:
+        """Files are read with these electrodes, in this order."""
+        return {"montage": list(self.electrodes)}
+
     def with_electrodes(self, names: Sequence[str]) -> Self:
         """The same codec (weights shared) for channels of other electrodes.
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Literal, TypeVar
@@ -56,6 +56,7 @@ class Coder(ABC):
         config: What it was built with.
         parameters: Numbers in its network.
         device: Where it runs.
+        reading: Options of the wing's file reader that its signals need.
         fingerprint: SHA-256 of everything that its output depends on, but for library versions.
     """
 
@@ -65,6 +66,7 @@ class Coder(ABC):
     config: dict[str, Any]
     parameters: int
     device: str
+    reading: Mapping[str, object] = {}
     fingerprint: str
 
     @abstractmethod
@@ -84,7 +86,7 @@ class CodecCoder(Coder):
     def __init__(self, name: str, codec: Codec) -> None:
         self.name, self.codec, self.spec, self.config = name, codec, codec.spec, codec.config
         self.parameters = sum(p.numel() for p in codec.parameters())
-        self.device = str(codec.device)
+        self.device, self.reading = str(codec.device), codec.reading
         self.fingerprint = codec_fingerprint(codec)
         self._warm = False
 

@@ -39,7 +39,7 @@ class Plan:
         conditions: By name.
         baselines: By name.
         models: Those that there are, by role.
-        reading: Arguments of the wing's file reader.
+        reading: Options of the wing's file reader, by name.
     """
 
     suite: Suite
@@ -50,7 +50,7 @@ class Plan:
     conditions: dict[str, Condition]
     baselines: dict[str, baseline.Baseline] | dict[str, DetectionBaseline]
     models: dict[str, Model]
-    reading: dict[str, Any] = field(default_factory=dict)
+    reading: Mapping[str, object] = field(default_factory=dict)
 
 
 def make_plan(
@@ -83,6 +83,8 @@ def make_plan(
         limit=limit,
         archives=getattr(files, "ARCHIVES", {}),
     )
+    options = plan.reading if reading is None else reading
+    reading_options(modality, options)
     return Plan(
         suite=plan,
         items=items,
@@ -92,7 +94,7 @@ def make_plan(
         conditions=condition.choose(others, named) or {"clean": condition.CLEAN},
         baselines=baseline.choose(coders, wanted),
         models=find_models(getattr(room, "MODELS", {}), models, getattr(room, "LOADERS", {})),
-        reading=reading_options(modality, plan.reading if reading is None else reading),
+        reading=options,
     )
 
 
@@ -147,6 +149,7 @@ def with_baselines(evaluated: Sequence[Coder], plan: Plan) -> tuple[list[Coder],
 
 def facts_of(plan: Plan, coder: Coder, change: Condition, keep: str | Path | None) -> dict[str, object]:
     """Everything that an item's record depends on."""
+    read = {**coder.reading, **plan.reading}
     return {
         "version": [tokenizers_mm.__version__, SCHEMA, torch.__version__],
         "coder": [coder.fingerprint, coder.spec.to_dict(), coder.device],
@@ -155,6 +158,6 @@ def facts_of(plan: Plan, coder: Coder, change: Condition, keep: str | Path | Non
         "metrics": {key: metric.definition for key, metric in plan.metrics.items()},
         "models": {role: model.source for role, model in plan.models.items()},
         "stability": plan.suite.stability,
-        **({"reading": {name: str(value) for name, value in plan.reading.items()}} if plan.reading else {}),
+        **({"reading": {name: str(value) for name, value in read.items()}} if read else {}),
         "keep": None if keep is None else str(Path(keep).resolve()),
     }

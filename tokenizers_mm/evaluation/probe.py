@@ -182,12 +182,14 @@ def probe(codecs: Sequence[str | Path | Codec], plan: str | Path, *, device: str
     if (modality := one_modality(named)) != settings.modality:
         raise ValueError(f"probe {settings.name!r} is for {settings.modality} codecs, got {modality} codecs")
     room = registry.wing(settings.modality, "probe")
-    options = {"classes": list(settings.classes), **settings.options}
     results: list[ProbeResult] = []
     about: dict[str, dict[str, float | None]] = {}
     counts: dict[str, list[int]] = {}
     for name, codec in named.items():
-        sides: dict[str, Labelled] = room.load(settings.path, options, codec.spec)
+        options = {"classes": list(settings.classes), **settings.options}
+        if codec.reading:
+            options["reading"] = {**settings.options.get("reading", {}), **codec.reading}
+        sides: dict[str, Labelled] = room.load(settings.path, dict(options), codec.spec)
         if not counts:
             counts = {
                 side: torch.bincount(found.labels, minlength=len(settings.classes)).tolist()

@@ -32,6 +32,7 @@ from tokenizers_mm.evaluation.report import CodecResult, ItemResult, Report, Set
 from tokenizers_mm.evaluation.scoring import Job, Scorer, scorer
 from tokenizers_mm.evaluation.store import Record, Store
 from tokenizers_mm.evaluation.summarise import summarise
+from tokenizers_mm.reading import reading as reading_options
 from tokenizers_mm.tokens import TokenSpec
 
 # Clips are coded a few at a time and then measured: few, to bound memory; never both at once, as workers would disturb timing.
@@ -220,7 +221,8 @@ class _Run:
 
     def _signal(self, name: str) -> Tensor:
         """An item as the coder gets it."""
-        signal = self.plan.files.read(self.plan.items.path(name), self.coder.spec, **self.plan.reading)
+        options = reading_options(self.plan.suite.modality, {**self.coder.reading, **self.plan.reading})
+        signal = self.plan.files.read(self.plan.items.path(name), self.coder.spec, **options)
         return self.change.apply(signal, self.coder.spec, name)
 
     def _code(self, signals: Mapping[str, Tensor], failed: dict[str, str]) -> dict[str, Coded]:
