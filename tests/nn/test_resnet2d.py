@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from tokenizers_mm.nn.normconv2d import NormSiLU
 from tokenizers_mm.nn.resnet2d import (
     Attention2d,
     Decoder2d,
     Downsample2d,
     Encoder2d,
-    NormSiLU,
     ResBlock2d,
     Upsample2d,
     halvings,

@@ -15,8 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizers_mm.nn.onednn import Linear, add_conv2d
-from tokenizers_mm.nn.resnet2d import EPS, NormSiLU
+from tokenizers_mm.nn.normconv2d import EPS, Conv3x3, NormSiLU
+from tokenizers_mm.nn.onednn import Linear
 
 BuildBlock = Callable[[int, int, int], nn.Module]
 BuildResample = Callable[[int], nn.Module]
@@ -36,19 +36,19 @@ class BiasFreeBlock2d(nn.Module):
     def __init__(self, channels: int, out_channels: int, groups: int, *, skip_output: bool = False) -> None:
         super().__init__()
         self.norm1 = NormSiLU(channels, groups)
-        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = Conv3x3(channels, out_channels, bias=False)
         self.norm2 = NormSiLU(out_channels, groups)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = Conv3x3(out_channels, out_channels, bias=False)
         self.skip_output = skip_output and channels != out_channels
         self.skip: nn.Module = nn.Identity()
         if channels != out_channels:
             self.skip = nn.Conv2d(out_channels if skip_output else channels, out_channels, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm2(self.conv1(self.norm1(x)), overwrite=True)
+        h = self.conv1.normalised(self.norm1, x)
         if not self.skip_output:
-            return add_conv2d(self.skip(x), h, self.conv2)
-        h = self.conv2(h)
+            return self.conv2.normalised(self.norm2, h, self.skip(x))
+        h = self.conv2.normalised(self.norm2, h)
         return h + self.skip(h)
 
 

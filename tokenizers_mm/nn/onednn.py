@@ -11,7 +11,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from itertools import zip_longest
-from typing import Any, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ _AVAILABLE = (
 )
 _LSTM = 2  # the operator's number for it
 _FEW_STEPS = 256  # of a convolution
+_STRIP_VALUES = 2**20  # that a strip of an image's rows becomes
 
 
 def usable(x: Tensor) -> bool:
@@ -110,6 +111,18 @@ def add_conv2d(total: Tensor, x: Tensor, layer: nn.Conv2d) -> Tensor:
     geometry = (list(layer.padding), list(layer.stride), list(layer.dilation), layer.groups)
     accumulate = torch.ops.mkldnn._convolution_pointwise_.binary
     return accumulate(total, x, layer.weight, layer.bias, *geometry, "add", 1.0, None, [], None)
+
+
+def channels_last(x: Tensor) -> Tensor:
+    """Maps ``[B, C, H, W]`` as ``[B, H, W, C]``, in this order in memory."""
+    return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+
+
+def padded_rows(image: Tensor, start: int, end: int, prepare: Callable[[Tensor], Tensor] = lambda rows: rows) -> Tensor:
+    """Rows ``start`` to ``end`` of ``[H, W, C]``, made ready, and zeros where they lie beyond it."""
+    rows = prepare(image[max(start, 0) : end])
+    before, after = max(-start, 0), max(end - len(image), 0)
+    return F.pad(rows, (0, 0, 0, 0, before, after)) if before or after else rows
 
 
 # -- layers whose weights are packed once ----------------------------------------------------------------------------------
@@ -195,25 +208,41 @@ class PackedUpsampling2d(Packed):
     """Nearest-neighbour doubling and a 3x3 convolution, as 2x2 convolutions of the small map: four ninths of the products.
 
     Each pixel of the doubled map sees two by two pixels of the small one, by weights that are sums of the nine; which sums,
-    depends on whether its row and column are even or odd. Results differ from the plain order by rounding.
+    depends on whether its row and column are even or odd. Results differ from the plain order by rounding. Strips of rows keep
+    the products from lying whole in memory.
     """
+
+    _GEOMETRY: ClassVar = ([0, 1], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
 
     def __init__(self, layer: nn.Conv2d) -> None:
         super().__init__(layer)
         # [phase, tap, row]: even rows see the row before and their own, odd rows their own and the row after
         taps = layer.weight.new_tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]])
         weight = torch.einsum("pay,qbx,oiyx->pqoiab", taps, taps, layer.weight.detach()).flatten(0, 2)
-        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight.contiguous(), *self._GEOMETRY)
         self.bias = None if layer.bias is None else layer.bias.detach().repeat(4)
+        self.out_channels = layer.out_channels
 
     def __call__(self, x: Tensor) -> Tensor:
         batch, _, height, width = x.shape
-        phases = F.conv2d(x, self.weight, self.bias, padding=1).permute(0, 2, 3, 1).unflatten(-1, (2, 2, -1))
-        out = x.new_empty(batch, height, 2, width, 2, phases.shape[-1])
+        out = x.new_empty(batch, height, 2, width, 2, self.out_channels)
+        strip = max(1, _STRIP_VALUES // (4 * self.out_channels * width))
+        images = channels_last(x)
+        for image, doubled in zip(images, out, strict=True):
+            for start in range(0, height, strip):
+                self._double(
+                    padded_rows(image, start - 1, min(start + strip, height) + 1), doubled[start : start + strip]
+                )
+        return out.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+
+    def _double(self, rows: Tensor, out: Tensor) -> None:
+        """Writes the double of all ``rows [h + 2, W, C]`` but the first and the last: ``[h, 2, W, 2, C']``."""
+        convolve = torch.ops.mkldnn._convolution_pointwise
+        phases = convolve(rows.permute(2, 0, 1)[None], self.weight, self.bias, *self._GEOMETRY, "none", [], "")
+        phases = phases[0].permute(1, 2, 0).unflatten(-1, (2, 2, -1))  # [h + 1, W + 1, 2, 2, C']
         for p in range(2):
             for q in range(2):
-                out[:, :, p, :, q] = phases[:, p : p + height, q : q + width, p, q]
-        return out.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+                out[:, p, :, q] = phases[p : p + out.shape[0], q : q + out.shape[2], p, q]
 
 
 class PackedLSTM(Packed):

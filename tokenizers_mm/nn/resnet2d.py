@@ -15,48 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizers_mm.nn.onednn import Linear, PackedUpsampling2d, Packing, PointwiseConv2d, add_conv2d, usable
-
-EPS = 1e-6
-
-
-class Norm2d(nn.GroupNorm):
-    """Group normalisation that also takes a group of one value, as the smallest images give.
-
-    Args:
-        channels: Channels in and out.
-        groups: Groups that share statistics.
-    """
-
-    def __init__(self, channels: int, groups: int) -> None:
-        super().__init__(groups, channels, eps=EPS)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-
-
-class NormSiLU(Norm2d):
-    """Group normalisation, then SiLU; written over the input where asked and there is no gradient."""
-
-    def forward(self, x: Tensor, overwrite: bool = False) -> Tensor:
-        if not usable(x):
-            return F.silu(super().forward(x))
-        scale, shift = self._affine(x)
-        normal = torch.addcmul(shift, x, scale, out=x) if overwrite else torch.addcmul(shift, x, scale)
-        return F.silu(normal, inplace=True)
-
-    def _affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What normalisation multiplies by and adds, ``[B, C, 1, 1]`` each.
-
-        PyTorch's own statistics of groups lose three digits of float32 channels last; those of channels don't, and are as fast.
-        """
-        found = [torch.batch_norm_update_stats(item[None], None, None, 0.0) for item in x]
-        mean, var = (torch.stack(values).unflatten(1, (self.num_groups, -1)) for values in zip(*found, strict=True))
-        centre = mean.mean(dim=-1, keepdim=True)
-        spread = (var + (mean - centre).square()).mean(dim=-1, keepdim=True)
-        scale = ((spread + self.eps).rsqrt() * self.weight.unflatten(0, (self.num_groups, -1))).flatten(1)
-        shift = self.bias - centre.expand_as(mean).flatten(1) * scale
-        return scale[..., None, None], shift[..., None, None]
+from tokenizers_mm.nn.normconv2d import Conv3x3, Norm2d, NormSiLU
+from tokenizers_mm.nn.onednn import Linear, PackedUpsampling2d, Packing, PointwiseConv2d
 
 
 class ResBlock2d(nn.Module):
@@ -68,15 +28,14 @@ class ResBlock2d(nn.Module):
     def __init__(self, channels: int, out_channels: int, groups: int, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm1 = NormSiLU(channels, groups)
-        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1)
+        self.conv1 = Conv3x3(channels, out_channels)
         self.norm2 = NormSiLU(out_channels, groups)
-        self.dropout = nn.Dropout(dropout)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.conv2 = Conv3x3(out_channels, out_channels, dropout=dropout)
         self.skip = PointwiseConv2d(channels, out_channels) if channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(self.norm1(x))
-        return add_conv2d(self.skip(x), self.dropout(self.norm2(h, overwrite=True)), self.conv2)
+        h = self.conv1.normalised(self.norm1, x)
+        return self.conv2.normalised(self.norm2, h, self.skip(x))
 
 
 class Attention2d(nn.Module):
@@ -111,7 +70,8 @@ class Upsample2d(Packing, nn.Conv2d):
         super().__init__(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if isinstance(upsampling := self.packed(self, x, PackedUpsampling2d), PackedUpsampling2d):
+        small = x.shape[-2] * x.shape[-1] < 4 * self.in_channels  # less than the packed filters would take
+        if not small and isinstance(upsampling := self.packed(self, x, PackedUpsampling2d), PackedUpsampling2d):
             return upsampling(x)
         return super().forward(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
@@ -274,7 +234,7 @@ class Decoder2d(nn.Module):
         x = self.middle(self.conv_in(z.contiguous(memory_format=torch.channels_last)))
         for level in self.levels:
             x = level(x)
-        return F.pixel_shuffle(self.conv_out(self.norm_out(x)), self.patch_size)
+        return F.pixel_shuffle(self.conv_out(self.norm_out(x, overwrite=True)), self.patch_size)
 
 
 def halvings(hop: int, patch_size: int, levels: int) -> int:
