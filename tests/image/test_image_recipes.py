@@ -17,7 +17,12 @@ CARDS = {
     "vqgan-small-gan": "vqgan-128",
     "var-small": "var-128",
 }
-VARIANTS = {"titok-sl256"}  # at the published scale, but not of the class's default configuration
+VARIANTS = {
+    "titok-sl256",
+    "titok-small",
+    "maskgit-vq-small",
+    "open-magvit2-small",
+}  # of no card and not the class's defaults
 TINY = [
     "trainer.max_steps=3",
     "trainer.val_check_interval=3",
@@ -27,7 +32,6 @@ TINY = [
     "trainer.precision=32-true",
     "data.init_args.batch_size=2",
     "data.init_args.size=32",
-    "model.init_args.codec.init_args.channels=16",
 ]
 
 
@@ -47,8 +51,10 @@ def test_recipes_name_what_exists(path: Path) -> None:
 def test_small_recipes_train(name: str, tmp_path: Path) -> None:
     from tokenizers_mm.training.run import train
 
-    extra = ["model.init_args.generator_start=1"] if name.endswith("gan") else []
-    extra += ["model.init_args.codec.init_args.scales=[1,2,4]"] if name.startswith("var") else []
+    codec = "model.init_args.codec.init_args"
+    extra = [f"{codec}.encoder.layers=1", f"{codec}.tokens=4"] if name.startswith("titok") else [f"{codec}.channels=16"]
+    extra += ["model.init_args.generator_start=1"] if name.endswith("gan") else []
+    extra += [f"{codec}.scales=[1,2,4]"] if name.startswith("var") else []
     folder = train(name, [*TINY, *extra], output=tmp_path / "run")
     assert list((folder / "images").glob("step-*.png"))
     assert registry.load(folder / "codec").spec.modality == "image"
