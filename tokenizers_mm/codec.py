@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import copy
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Literal, Self, cast, overload
+from typing import Any, Literal, Self, overload
 
 import torch
-from huggingface_hub import ModelCard, PyTorchModelHubMixin, hf_hub_download
-from safetensors.torch import save_file
+from huggingface_hub import ModelCard
 from torch import Tensor, nn
 
 from tokenizers_mm.missing import pack_missing, put_missing
 from tokenizers_mm.nn.conv import StreamState
+from tokenizers_mm.stored import Stored
 from tokenizers_mm.streaming import DecodeStream, EncodeStream
 from tokenizers_mm.tokens import Tokens, TokenSpec
-from tokenizers_mm.weights import CONFIG, WEIGHTS, load_into, read_config
 
 _SLACK = 0.1  # share of signal_range by which a sample may pass it: resampling with sharp filters overshoots
 
@@ -45,12 +42,11 @@ class CodecOutput:
     losses: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Codec(nn.Module, PyTorchModelHubMixin, ABC):
+class Codec(Stored, ABC):
     """Turns a batch of signals into :class:`Tokens` and tokens back into signals.
 
     A codec of tensors implements ``_encode`` and ``_decode`` for items of equal length, and ``forward`` for training;
-    this class checks input, groups unequal lengths, keeps original sizes, saves and loads. Its ``__init__`` arguments must be
-    plain JSON values: they are its config, in cards, recipes and checkpoints alike.
+    this class checks input, groups unequal lengths and keeps original sizes; saving and loading are :class:`Stored`'s.
 
     Attributes:
         spec: What the tokens are.
@@ -85,20 +81,9 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
         """Reconstruction with gradients, for training."""
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The ``__init__`` arguments, as a plain mapping."""
-        return json.loads(
-            json.dumps(cast(dict, self._hub_mixin_config) or {})
-        )  # as a file of it reads: lists, not tuples
-
-    @property
     def reading(self) -> dict[str, Any]:
         """Options of the wing's file reader that this codec's signals need, by name (see :mod:`tokenizers_mm.reading`)."""
         return {}
-
-    @property
-    def device(self) -> torch.device:
-        return next((t.device for t in self.parameters()), torch.device("cpu"))
 
     # -- signals <-> tokens ----------------------------------------------------------------------------------------------
 
@@ -359,25 +344,6 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
             if was_training:
                 self.train()
 
-    # -- checkpoints -----------------------------------------------------------------------------------------------------
-
-    def save_pretrained(  # type: ignore[override]  # the mixin's options reach it through kwargs
-        self, save_directory: str | Path, *, dtype: torch.dtype | None = None, config: dict | None = None, **kwargs: Any
-    ) -> str | None:
-        """Write ``config.json`` (class name and ``__init__`` arguments) and ``model.safetensors`` to a folder.
-
-        Args:
-            save_directory: Folder to write to.
-            dtype: Round floating-point weights to this type in the file (``torch.float16`` halves it); loading gives
-                float32 again.
-            config: Written instead of this codec's own.
-            **kwargs: Options of ``huggingface_hub``'s ``ModelHubMixin``, among them ``push_to_hub`` and ``repo_id``.
-        """
-        if dtype is not None:
-            return copy.deepcopy(self).to(dtype).save_pretrained(save_directory, config=config, **kwargs)
-        config = config or {"class": type(self).__name__, **self.config}
-        return super().save_pretrained(save_directory, config=config, **kwargs)
-
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """What a shared folder's README says: how to load it, and what its tokens are."""
         spec, repo = self.spec, kwargs.get("repo_id")
@@ -390,53 +356,6 @@ class Codec(nn.Module, PyTorchModelHubMixin, ABC):
             f"- bits per step: {spec.bits_per_step:g}",
         ]
         return ModelCard("\n".join(lines) + "\n")
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
-        save_file(tensors, save_directory / WEIGHTS)
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        map_location: str = "cpu",
-        strict: bool = True,
-        **model_kwargs: Any,
-    ) -> Self:
-        """Build from ``config.json`` and load ``model.safetensors``; never anything pickled."""
-
-        def find(name: str) -> Path:
-            if Path(model_id).is_dir():
-                return Path(model_id) / name
-            found = hf_hub_download(
-                model_id,
-                name,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-            )
-            return Path(found)
-
-        config = read_config(find(CONFIG))
-        if (name := config.pop("class", cls.__name__)) != cls.__name__:
-            raise ValueError(f"{model_id}: config.json is for class {name!r}, not {cls.__name__!r}")
-        if unknown := set(config) - set(cls._hub_mixin_init_parameters):
-            raise ValueError(f"{model_id}: config.json has keys that {cls.__name__} does not take: {sorted(unknown)}")
-        codec = cls(**{**config, **{k: v for k, v in model_kwargs.items() if k != "config"}})
-        codec.load_weights(find(WEIGHTS), strict=strict)
-        return codec.to(map_location).eval()
-
-    def load_weights(self, path: str | Path, *, strict: bool = True) -> None:
-        """Load a safetensors file of this codec's state dict: see :func:`tokenizers_mm.weights.load_into`."""
-        load_into(self, path, strict=strict)
 
 
 def _crop(signal: Tensor, size: list[int]) -> Tensor:

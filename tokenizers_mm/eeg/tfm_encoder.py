@@ -7,21 +7,17 @@ step is one too many instead of failing in an index, and its rows of positions a
 from __future__ import annotations
 
 import math
-from pathlib import Path
-from typing import Any, Self
 
 import torch
 from einops import rearrange
-from huggingface_hub import PyTorchModelHubMixin
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.nn.linear_attention import LinearAttentionTransformer
-from tokenizers_mm.weights import CONFIG, WEIGHTS, load_into, read_config
+from tokenizers_mm.stored import Stored
 
 
-class TFMEncoder(nn.Module, PyTorchModelHubMixin):
+class TFMEncoder(Stored):
     """Tokens of a recording to class scores, or to scores of every token; by default the published 64x4 for six classes.
 
     Args:
@@ -110,21 +106,6 @@ class TFMEncoder(nn.Module, PyTorchModelHubMixin):
         if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) > self.mask_id):
             raise ValueError(f"ids must be 0 to {self.mask_id}, got {int(ids.min())} to {int(ids.max())}")
         return channels, steps
-
-    # -- checkpoints -------------------------------------------------------------------------------------------------------
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        save_file(
-            {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}, save_directory / WEIGHTS
-        )
-
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, map_location: str = "cpu", **kwargs: Any) -> Self:
-        """Build from a folder's ``config.json`` and load its ``model.safetensors``."""
-        config = read_config(Path(model_id) / CONFIG)
-        encoder = cls(**config)
-        load_into(encoder, Path(model_id) / WEIGHTS, strict=True)
-        return encoder.to(map_location).eval()
 
 
 def sinusoids(steps: int, dim: int) -> Tensor:

@@ -10,19 +10,15 @@ The order of variates matters, through the rotary positions and nothing else.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Any, Self
 
 import torch
 from einops import rearrange
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tokenizers_mm.stored import Stored
 from tokenizers_mm.timeseries.timercd_encoder import PatchEncoder
-from tokenizers_mm.weights import CONFIG, WEIGHTS, load_into, read_config
 
 
 @dataclass(frozen=True)
@@ -38,7 +34,7 @@ class Labelling:
     reconstruction: Tensor
 
 
-class TimeRCD(nn.Module):
+class TimeRCD(Stored):
     """A patch transformer with a label and a reconstruction for every time step; the paper's configuration by default.
 
     Args:
@@ -64,16 +60,6 @@ class TimeRCD(nn.Module):
         window: int = 5000,
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "patch_size": patch_size,
-            "dim": dim,
-            "step_dim": step_dim,
-            "layers": layers,
-            "heads": heads,
-            "dropout": dropout,
-            "multivariate": multivariate,
-            "window": window,
-        }
         self.patch_size, self.multivariate, self.window = patch_size, multivariate, window
         self.encoder = PatchEncoder(patch_size, dim, layers, heads, dropout, multivariate)
         self.project = nn.Linear(dim, patch_size * step_dim)
@@ -128,50 +114,12 @@ class TimeRCD(nn.Module):
         )
         return (scores, logits) if return_logits else scores
 
-    @property
-    def device(self) -> torch.device:
-        return self.project.weight.device
-
     def _check(self, x: Tensor) -> None:
         if x.ndim != 3 or x.numel() == 0:
             raise ValueError(f"x must be series [B, C, N] with at least one step, got {list(x.shape)}")
         if self.multivariate != (x.shape[1] > 1):
             wanted = "several variates" if self.multivariate else "one variate"
             raise ValueError(f"this TimeRCD is for {wanted}, got {x.shape[1]}")
-
-    # -- files ---------------------------------------------------------------------------------------------------------
-
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write ``config.json`` and ``model.safetensors``.
-
-        Args:
-            folder: Made if it does not exist.
-            dtype: Of the weights in the file; loading gives float32 again.
-        """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"class": "TimeRCD", **self.config}, indent=2)
-        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-        weights = {key: t.detach().cpu().to(dtype or t.dtype).contiguous() for key, t in self.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """A detector from a folder that :meth:`save_pretrained` or the converter wrote, in evaluation mode.
-
-        Raises:
-            FileNotFoundError: If a file is missing.
-            ValueError: If the configuration or the weights are not TimeRCD's.
-        """
-        config = read_config(Path(folder) / CONFIG)
-        if (name := config.pop("class", None)) != "TimeRCD":
-            raise ValueError(f"{folder}: config.json is for class {name!r}, not 'TimeRCD'")
-        try:
-            model = cls(**config)
-        except TypeError as error:
-            raise ValueError(f"{folder}: config.json does not fit TimeRCD: {error}") from None
-        load_into(model, Path(folder) / WEIGHTS)
-        return model.eval()
 
 
 def _head(widths: tuple[int, ...], dropout: float) -> nn.Sequential:

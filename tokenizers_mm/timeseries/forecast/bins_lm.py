@@ -6,23 +6,18 @@ Ansari et al., "Chronos", 2024, whose causal variant is a GPT-2; ours has rotary
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-from typing import Any, Self
-
 import torch
 from einops import rearrange
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from tokenizers_mm.lm.backbone import DecoderLM
+from tokenizers_mm.stored import Stored
 from tokenizers_mm.timeseries.binning import PAD, ChronosBins
 from tokenizers_mm.timeseries.scaling import mean_scale
-from tokenizers_mm.weights import CONFIG, WEIGHTS, load_into, read_config
 
 
-class BinForecaster(nn.Module):
+class BinForecaster(Stored):
     """Samples the future of each channel, id by id.
 
     Args:
@@ -48,10 +43,6 @@ class BinForecaster(nn.Module):
         heads: int = 4,
     ) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {
-            "vocabulary_size": vocabulary_size, "low": low, "high": high, "context": context,
-            "block": block, "dim": dim, "layers": layers, "heads": heads,
-        }  # fmt: skip
         self.bins = ChronosBins(vocabulary_size, low=low, high=high)
         self.lm = DecoderLM(vocabulary_size, dim=dim, layers=layers, heads=heads)
         self.context, self.block = context, block
@@ -78,32 +69,6 @@ class BinForecaster(nn.Module):
         if signal.shape[-1] <= self.block:
             raise ValueError(f"windows must be longer than block, {self.block} samples, got {signal.shape[-1]}")
         return self(signal[..., : -self.block], signal[..., -self.block :])
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"class": "BinForecaster", **self.config}, indent=2)
-        (Path(folder) / CONFIG).write_text(text + "\n", encoding="utf-8")
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
-        save_file(tensors, Path(folder) / WEIGHTS)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """A forecaster from a folder that :meth:`save_pretrained` wrote, in evaluation mode.
-
-        Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If the configuration or the weights are not a bin forecaster's.
-        """
-        config = read_config(Path(folder) / CONFIG)
-        if (name := config.pop("class", None)) != "BinForecaster":
-            raise ValueError(f"{folder}: config.json is for class {name!r}, not 'BinForecaster'")
-        try:
-            model = cls(**config)
-        except TypeError as error:
-            raise ValueError(f"{folder}: config.json does not fit BinForecaster: {error}") from None
-        load_into(model, Path(folder) / WEIGHTS)
-        return model.eval()
 
     @torch.no_grad()
     def predict(
