@@ -9,72 +9,37 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.eeg.tfm_encoder import TFMEncoder
 from tokenizers_mm.evaluation.probe import Labelled
 from tokenizers_mm.tokens import Tokens
+from tokenizers_mm.training.classifier import ClassifierModule
+from tokenizers_mm.training.masked import MaskedTokenModule
 
 PRETRAINING, FINETUNING = 20, 30  # epochs
 BATCH = 32
-HIDDEN = 0.5  # share of tokens that are hidden
-LABEL_SMOOTHING = 0.1
+HEADS = 8
 
 
-class HiddenTokens(L.LightningModule):
-    """Predicts hidden tokens of all channels from the others, each batch twice: some hidden, then all others."""
+class KeepBest(L.Callback):
+    """Keeps the weights of the epoch with the best Cohen's kappa on the validation side."""
 
-    def __init__(self, encoder: TFMEncoder) -> None:
-        super().__init__()
-        self.encoder = encoder
+    def __init__(self) -> None:
+        self.kappa = float("-inf")
+        self.weights: dict[str, Tensor] = {}
 
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        ids = batch[0]
-        hidden = torch.rand(ids.shape, device=ids.device) < HIDDEN
-        losses = []
-        for mask in (hidden, ~hidden):
-            logits = self.encoder.token_logits(ids.masked_fill(mask, self.encoder.mask_id))
-            losses.append(F.cross_entropy(logits[mask], ids[mask]))
-        return torch.stack(losses).sum()
-
-    def configure_optimizers(self) -> Any:
-        return _falling(self, (0.9, 0.99))
-
-
-class Classifying(L.LightningModule):
-    """Classifies recordings; the weights of the epoch with the best Cohen's kappa on the validation side are in :attr:`best`."""
-
-    def __init__(self, encoder: TFMEncoder, weights: Tensor) -> None:
-        super().__init__()
-        self.encoder, self.weights = encoder, weights
-        self.best, self.best_kappa = copy.deepcopy(encoder.state_dict()), float("-inf")
-        self.seen: list[tuple[Tensor, Tensor]] = []
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        ids, labels = batch
-        return F.cross_entropy(self.encoder(ids), labels, self.weights, label_smoothing=LABEL_SMOOTHING)
-
-    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        self.seen.append((self.encoder(batch[0]).argmax(dim=1), batch[1]))
-
-    def on_validation_epoch_end(self) -> None:
-        from sklearn.metrics import cohen_kappa_score
-
-        predicted, labels = (torch.cat(each) for each in zip(*self.seen, strict=True))
-        kappa = float(cohen_kappa_score(labels.numpy(), predicted.numpy()))
-        if kappa > self.best_kappa:
-            self.best, self.best_kappa = copy.deepcopy(self.encoder.state_dict()), kappa
-        self.seen = []
-
-    def configure_optimizers(self) -> Any:
-        return _falling(self, (0.9, 0.999))
+    def on_validation_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        kappa = float(trainer.callback_metrics["val/kappa"])
+        if not self.weights or kappa > self.kappa:
+            self.weights, self.kappa = copy.deepcopy(module.network.state_dict()), kappa  # type: ignore[operator, union-attr]
 
 
 def tfm_encoder(codec: Codec, sides: Mapping[str, Labelled], tokens: Mapping[str, Tokens], seed: int) -> Tensor | None:
@@ -90,54 +55,51 @@ def tfm_encoder(codec: Codec, sides: Mapping[str, Labelled], tokens: Mapping[str
         return None
     ids = {side: each.ids[..., 0].unflatten(1, tuple(each.shapes[0].tolist())) for side, each in tokens.items()}
     labels = {side: found.labels for side, found in sides.items()}
+    size, width = codec.spec.codebook_sizes[0], _code_width(codec)
+    schedule: dict[str, Any] = {
+        "optimizer": partial(torch.optim.AdamW, lr=1e-3, weight_decay=1e-5),
+        "warmup_steps": len(ids["train"]) // BATCH,  # an epoch
+    }
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        encoder = _encoder(codec, ids["train"].shape[1])
-        _fit(HiddenTokens(encoder), PRETRAINING, _batches(ids["train"], shuffle=True))
-        classes = torch.bincount(labels["train"])
-        encoder.head = nn.Linear(encoder.head.in_features, len(classes))
-        model = Classifying(encoder, classes.sum() / (len(classes) * classes.clamp(min=1)))
-        _fit(
-            model,
-            FINETUNING,
-            _batches(ids["train"], labels["train"], shuffle=True),
-            _batches(ids["valid"], labels["valid"]),
-        )
-    encoder.load_state_dict(model.best)
+        encoder = TFMEncoder(size, size, ids["train"].shape[1], dim=width or 64, heads=HEADS)
+        pretraining = MaskedTokenModule(encoder, codec, from_codes=width > 0, **schedule)
+        _fit(pretraining, PRETRAINING, _batches(True, ids=ids["train"]), None)
+        counts = torch.bincount(labels["train"])
+        encoder.head = nn.Linear(encoder.head.in_features, len(counts))
+        weights = (counts.sum() / (len(counts) * counts.clamp(min=1))).tolist()
+        finetuning = ClassifierModule(encoder, codec, len(counts), class_weights=weights, from_codes=False, **schedule)
+        train, valid = (_batches(side == "train", ids=ids[side], label=labels[side]) for side in ("train", "valid"))
+        _fit(finetuning, FINETUNING, train, valid, best := KeepBest())
+    encoder.load_state_dict(best.weights)
     encoder.eval()
     with torch.no_grad():
         return torch.cat([encoder(part).argmax(dim=1) for part in ids["test"].split(BATCH)])
 
 
-def _encoder(codec: Codec, channels: int) -> TFMEncoder:
-    """An encoder with a score for every token, as wide as the codec's codes where it can begin with them."""
-    size, quantizer = codec.spec.codebook_sizes[0], getattr(codec, "quantizer", None)
-    decode = getattr(quantizer, "decode", None)
-    width = 0 if decode is None else int(decode(torch.zeros(1, 1, 1, dtype=torch.long, device=codec.device)).shape[-1])
-    fits = width > 0 and width % 8 == 0
-    encoder = TFMEncoder(num_classes=size, codebook_size=size, channels=channels, dim=width if fits else 64)
-    if fits:
-        encoder.start_from(codec)
-    return encoder
+def _code_width(codec: Codec) -> int:
+    """How wide the codec's codes are, where an encoder's embeddings can begin with them; otherwise 0."""
+    decode = getattr(getattr(codec, "quantizer", None), "decode", None)
+    if decode is None:
+        return 0
+    width = int(decode(torch.zeros(1, 1, 1, dtype=torch.long, device=codec.device)).shape[-1])
+    return 0 if width % HEADS else width
 
 
-def _falling(module: L.LightningModule, betas: tuple[float, float]) -> Any:
-    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=1e-5, betas=betas)
-    steps = int(module.trainer.estimated_stepping_batches)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps, pct_start=0.1)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+def _batches(shuffle: bool, **tensors: Tensor) -> DataLoader:
+    items = [dict(zip(tensors, each, strict=True)) for each in zip(*tensors.values(), strict=True)]
+    return DataLoader(items, BATCH, shuffle=shuffle)  # type: ignore[arg-type]  # a list is a dataset
 
 
-def _batches(*tensors: Tensor, shuffle: bool = False) -> DataLoader:
-    return DataLoader(TensorDataset(*tensors), BATCH, shuffle=shuffle)
-
-
-def _fit(module: L.LightningModule, epochs: int, train: DataLoader, valid: DataLoader | None = None) -> None:
+def _fit(
+    module: L.LightningModule, epochs: int, train: DataLoader, valid: DataLoader | None, *callbacks: L.Callback
+) -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     trainer = L.Trainer(
         accelerator="cpu",
         devices=1,
         max_epochs=epochs,
+        callbacks=list(callbacks),
         logger=False,
         log_every_n_steps=1,
         enable_checkpointing=False,

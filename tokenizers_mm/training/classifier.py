@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,8 +34,9 @@ Loss = Literal["cross_entropy", "binary", "focal"]
 class ClassifierModule(LightningModule):
     """A network ``ids [B, C, T] -> [B, num_classes]`` on top of a frozen tokenizer.
 
-    Batches are ``{"signal": [B, C, N], "label": [B]}``. Validation logs accuracy, balanced accuracy, Cohen's kappa and weighted
-    F1, and with one score the areas under the ROC and the precision-recall curve instead of the last two.
+    Batches are ``{"signal": [B, C, N], "label": [B]}``, or have ``"ids": [B, C, T]`` in the signal's place. Validation logs
+    accuracy, balanced accuracy, Cohen's kappa and weighted F1, and with one score the areas under the ROC and the
+    precision-recall curve instead of the last two.
 
     Args:
         network: What is trained.
@@ -43,6 +44,7 @@ class ClassifierModule(LightningModule):
         num_classes: Scores that the network gives; 1 for two classes.
         loss: ``cross_entropy`` of several classes; ``binary`` or :func:`focal_loss` of one score.
         label_smoothing: Of the cross-entropy.
+        class_weights: Of the cross-entropy, one of each class; by default all alike.
         init_from: A folder of pretrained weights of the network, whose head may have another size and is then left out.
         from_codes: Start the network's token embeddings from the tokenizer's codes, where there is no ``init_from``.
         optimizer: Makes the optimiser of the network's parameters.
@@ -53,6 +55,8 @@ class ClassifierModule(LightningModule):
         ValueError: If the loss does not go with the number of scores.
     """
 
+    class_weights: Tensor | None
+
     def __init__(
         self,
         network: nn.Module,
@@ -60,6 +64,7 @@ class ClassifierModule(LightningModule):
         num_classes: int,
         loss: Loss = "cross_entropy",
         label_smoothing: float = 0.1,
+        class_weights: Sequence[float] | None = None,
         init_from: str | None = None,
         from_codes: bool = True,
         optimizer: OptimizerCallable = lambda params: AdamW(params, lr=1e-3),
@@ -72,6 +77,8 @@ class ClassifierModule(LightningModule):
                 f"loss must be cross_entropy for several classes and another for one, got {loss!r} for {num_classes}"
             )
         self.network, self.loss, self.label_smoothing, self.num_classes = network, loss, label_smoothing, num_classes
+        weights = None if class_weights is None else torch.tensor(list(class_weights), dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
         self.tokenizer = FrozenTokenizer(tokenizer)
         if init_from is not None:
             load_body(network, init_from)
@@ -101,12 +108,12 @@ class ClassifierModule(LightningModule):
         return self.network(self.tokenizer(signal))
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
-        loss = self._loss(self(batch["signal"]), batch["label"])
+        loss = self._loss(self.network(self.tokenizer.ids(batch)), batch["label"])
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> None:
-        logits, label = self(batch["signal"]), batch["label"]
+        logits, label = self.network(self.tokenizer.ids(batch)), batch["label"]
         self.log("val/loss", self._loss(logits, label), prog_bar=True, batch_size=len(label), sync_dist=True)
         if self.num_classes == 1:
             probability = logits[:, 0].sigmoid()
@@ -123,7 +130,7 @@ class ClassifierModule(LightningModule):
 
     def _loss(self, logits: Tensor, label: Tensor) -> Tensor:
         if self.loss == "cross_entropy":
-            return F.cross_entropy(logits, label, label_smoothing=self.label_smoothing)
+            return F.cross_entropy(logits, label, self.class_weights, label_smoothing=self.label_smoothing)
         if self.loss == "binary":
             return F.binary_cross_entropy_with_logits(logits[:, 0], label.to(logits))
         return focal_loss(logits[:, 0], label)

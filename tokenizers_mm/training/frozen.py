@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Self
 
 import torch
@@ -35,6 +36,10 @@ class FrozenTokenizer(nn.Module):
         """Ids ``[B, C, T]`` of signals ``[B, C, N]`` of equal lengths."""
         tokens = self.codec.encode(x)
         return tokens.ids[..., 0].unflatten(1, tokens.shape)
+
+    def ids(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Ids of a batch ``{"signal": [B, C, N]}``, or of one that was tokenized before, ``{"ids": [B, C, T]}``."""
+        return batch["ids"] if "ids" in batch else self(batch["signal"])
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)

@@ -21,7 +21,8 @@ from tokenizers_mm.training.schedule import build_scheduler
 class MaskedTokenModule(LightningModule):
     """A network that scores every token of a grid, trained to tell hidden ones.
 
-    Batches are ``{"signal": [B, C, N]}``. The network has ``mask_id`` and ``token_logits(ids [B, C, T]) -> [B, C, T, K]``.
+    Batches are ``{"signal": [B, C, N]}`` or ``{"ids": [B, C, T]}``. The network has ``mask_id`` and
+    ``token_logits(ids [B, C, T]) -> [B, C, T, K]``.
 
     Args:
         network: What is trained.
@@ -81,12 +82,12 @@ class MaskedTokenModule(LightningModule):
         with torch.random.fork_rng(devices=[]):  # every validation hides the same tokens
             torch.manual_seed(batch_idx)
             loss, accuracy = self._losses(batch)
-        size = len(batch["signal"])
+        size = len(next(iter(batch.values())))
         self.log_dict({"val/loss": loss, "val/accuracy": accuracy}, prog_bar=True, batch_size=size, sync_dist=True)
 
     def _losses(self, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Sum of the cross-entropies of both views, and the share of hidden tokens that are told right."""
-        ids = self.tokenizer(batch["signal"])
+        ids = self.tokenizer.ids(batch)
         hide = torch.rand(ids.shape).to(ids.device) < self.mask_ratio
         logits = [self.network.token_logits(ids.masked_fill(h, self.network.mask_id))[h] for h in (hide, ~hide)]  # type: ignore[operator, arg-type]
         targets = [ids[h] for h in (hide, ~hide)]
