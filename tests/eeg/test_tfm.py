@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -11,6 +13,8 @@ from torch.nn import functional as F
 from tokenizers_mm.eeg import TFMTokenizer
 from tokenizers_mm.eeg.tfm import published_vq_loss, time_frequency_mask
 from tokenizers_mm.eeg.tfm_layers import frames_and_spectra, robust_scale
+from tokenizers_mm.evaluation.health import token_health
+from tokenizers_mm.evaluation.run import evaluate
 
 SMALL = {
     "decoder_layers": 1,
@@ -251,3 +255,29 @@ def test_tokens_without_their_scale_are_refused(codec: TFMTokenizer) -> None:
     del tokens.side["scale"]
     with pytest.raises(ValueError, match="side"):
         codec.decode(tokens)
+
+
+def test_rows_of_a_loaded_codebook_that_no_data_uses_are_reported(codec: TFMTokenizer, tmp_path: Path) -> None:
+    """Rows far from every feature are never used; the report counts exactly them and what else the data left out."""
+    dead = TFMTokenizer(**SMALL).eval()
+    dead.load_state_dict(codec.state_dict())
+    with torch.no_grad():
+        dead.quantizer.stages[0]._codebook.embed[:, 16:] = 1e3
+    dead.save_pretrained(tmp_path / "dead")
+    tokens = TFMTokenizer.from_pretrained(tmp_path / "dead").encode(waves(4, 8, 2000, seed=3))
+    counts = torch.bincount(tokens.ids.flatten(), minlength=64)
+    book = token_health(tokens).codebooks[0]
+    assert int(counts[16:].sum()) == 0
+    assert book.used == int((counts > 0).sum()) <= 16
+    assert book.dead_fraction == pytest.approx(1 - book.used / 64)
+    shares = counts[counts > 0] / counts.sum()
+    assert book.perplexity == pytest.approx(float((-(shares * shares.log()).sum()).exp()), rel=1e-5)
+
+
+def test_an_evaluation_reports_spectra_bands_and_a_waveform_by_phase_retrieval(codec: TFMTokenizer) -> None:
+    report = evaluate([codec], suite="eeg", limit=1, baselines=[], progress=False)
+    (item,) = report.codecs[0].items
+    spectral = ("spectrum_mse", "lsd", *(f"band_{name}" for name in ("delta", "theta", "alpha", "beta", "gamma")))
+    for name in (*spectral, "correlation", "snr"):
+        assert item.metrics[name] is not None, (name, item.reasons.get(name))
+    assert item.metrics["spectrum_mse"] >= 0
