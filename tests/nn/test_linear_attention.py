@@ -71,3 +71,22 @@ def test_dropout_is_of_the_attention_alone_and_of_training_alone() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="heads must divide dim=10, got 4"):
         LinearAttention(10, 4)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    items=st.integers(1, 4),
+    steps=st.integers(1, 25),
+    heads=st.sampled_from([1, 2, 8]),
+    size=st.sampled_from([0.0, 1.0, 10.0, 1e3]),
+    seed=st.integers(0, 99),
+)
+def test_inference_computes_what_training_does(items: int, steps: int, heads: int, size: float, seed: int) -> None:
+    """Also where exponentials would overflow."""
+    torch.manual_seed(seed)
+    layer = LinearAttention(16, heads).eval()
+    x = size * torch.randn(items, steps, 16)
+    wanted = layer(x).detach()
+    with torch.no_grad():
+        found = layer(x)
+    torch.testing.assert_close(found, wanted, atol=1e-5 * max(size, 1), rtol=1e-5)
