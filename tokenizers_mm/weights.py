@@ -1,21 +1,23 @@
-"""A codec's folder: ``config.json`` and ``model.safetensors``, read with errors that name the file. Nothing is unpickled."""
+"""A network's folder: ``config.json`` and ``model.safetensors``, read with errors that name the file. Nothing is unpickled."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WEIGHTS = constants.SAFETENSORS_SINGLE_FILE
 INDEX = constants.SAFETENSORS_INDEX_FILE
 """Of big models: which of several safetensors files holds which tensor."""
 CONFIG = constants.CONFIG_NAME
+M = TypeVar("M", bound=nn.Module)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -100,7 +102,16 @@ def load_into(module: nn.Module, path: str | Path, *, strict: bool = True) -> No
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a safetensors file or its keys and shapes are not the module's.
     """
-    tensors, own = read_weights(Path(path)), module.state_dict()
+    fill(module, read_weights(Path(path)), path, strict=strict)
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], path: str | Path, *, strict: bool = True) -> None:
+    """Load tensors, read from ``path``, into a module: see :func:`load_into`.
+
+    Raises:
+        ValueError: If their keys and shapes are not the module's.
+    """
+    own = module.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     wrong = [
         f"{key}: expected {list(own[key].shape)}, got {list(tensor.shape)}"
@@ -113,3 +124,38 @@ def load_into(module: nn.Module, path: str | Path, *, strict: bool = True) -> No
             f"{len(extra)} extra keys {extra[:5]}, wrong shapes {wrong[:5]}"
         )
     module.load_state_dict(tensors, strict=strict)
+
+
+def save_network(network: nn.Module, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write ``config.json`` (class name and the network's ``config``, its ``__init__`` arguments) and ``model.safetensors``.
+
+    Args:
+        network: Has a ``config``.
+        folder: Made if it does not exist.
+        dtype: Of the floating-point weights in the file; loading gives float32 again.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"class": type(network).__name__, **network.config}, indent=2)  # type: ignore[dict-item]
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    tensors = {key: tensor.detach().cpu() for key, tensor in network.state_dict().items()}
+    rounded = {key: t.to(dtype) if dtype and t.is_floating_point() else t for key, t in tensors.items()}
+    save_file({key: t.contiguous().clone() for key, t in rounded.items()}, folder / WEIGHTS)
+
+
+def load_network(kind: type[M], folder: str | Path) -> M:
+    """A network from a folder that :func:`save_network` wrote, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If the configuration or the weights are not of this class.
+    """
+    config = read_config(Path(folder) / CONFIG)
+    if (name := config.pop("class", None)) != kind.__name__:
+        raise ValueError(f"{folder}: config.json is for class {name!r}, not {kind.__name__!r}")
+    try:
+        network = kind(**config)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: config.json does not fit {kind.__name__}: {error}") from None
+    load_into(network, Path(folder) / WEIGHTS)
+    return network.eval()

@@ -10,7 +10,6 @@ The order of variates matters, through the rotary positions and nothing else.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -18,11 +17,10 @@ from typing import Any, Self
 
 import torch
 from einops import rearrange
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tokenizers_mm.timeseries.timercd_encoder import PatchEncoder
-from tokenizers_mm.weights import CONFIG, WEIGHTS, load_into, read_config
+from tokenizers_mm.weights import load_network, save_network
 
 
 @dataclass(frozen=True)
@@ -148,12 +146,7 @@ class TimeRCD(nn.Module):
             folder: Made if it does not exist.
             dtype: Of the weights in the file; loading gives float32 again.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"class": "TimeRCD", **self.config}, indent=2)
-        (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
-        weights = {key: t.detach().cpu().to(dtype or t.dtype).contiguous() for key, t in self.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
+        save_network(self, folder, dtype=dtype)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -163,15 +156,7 @@ class TimeRCD(nn.Module):
             FileNotFoundError: If a file is missing.
             ValueError: If the configuration or the weights are not TimeRCD's.
         """
-        config = read_config(Path(folder) / CONFIG)
-        if (name := config.pop("class", None)) != "TimeRCD":
-            raise ValueError(f"{folder}: config.json is for class {name!r}, not 'TimeRCD'")
-        try:
-            model = cls(**config)
-        except TypeError as error:
-            raise ValueError(f"{folder}: config.json does not fit TimeRCD: {error}") from None
-        load_into(model, Path(folder) / WEIGHTS)
-        return model.eval()
+        return load_network(cls, folder)
 
 
 def _head(widths: tuple[int, ...], dropout: float) -> nn.Sequential:

@@ -6,20 +6,18 @@ Ansari et al., "Chronos", 2024, whose causal variant is a GPT-2; ours has rotary
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from einops import rearrange
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizers_mm.lm.backbone import DecoderLM
 from tokenizers_mm.timeseries.binning import PAD, ChronosBins
 from tokenizers_mm.timeseries.scaling import mean_scale
-from tokenizers_mm.weights import CONFIG, WEIGHTS, load_into, read_config
+from tokenizers_mm.weights import load_network, save_network
 
 
 class BinForecaster(nn.Module):
@@ -79,13 +77,9 @@ class BinForecaster(nn.Module):
             raise ValueError(f"windows must be longer than block, {self.block} samples, got {signal.shape[-1]}")
         return self(signal[..., : -self.block], signal[..., -self.block :])
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"class": "BinForecaster", **self.config}, indent=2)
-        (Path(folder) / CONFIG).write_text(text + "\n", encoding="utf-8")
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
-        save_file(tensors, Path(folder) / WEIGHTS)
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and ``model.safetensors``, its weights rounded to ``dtype`` where given."""
+        save_network(self, folder, dtype=dtype)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -95,15 +89,7 @@ class BinForecaster(nn.Module):
             FileNotFoundError: If there is none.
             ValueError: If the configuration or the weights are not a bin forecaster's.
         """
-        config = read_config(Path(folder) / CONFIG)
-        if (name := config.pop("class", None)) != "BinForecaster":
-            raise ValueError(f"{folder}: config.json is for class {name!r}, not 'BinForecaster'")
-        try:
-            model = cls(**config)
-        except TypeError as error:
-            raise ValueError(f"{folder}: config.json does not fit BinForecaster: {error}") from None
-        load_into(model, Path(folder) / WEIGHTS)
-        return model.eval()
+        return load_network(cls, folder)
 
     @torch.no_grad()
     def predict(
