@@ -64,6 +64,4 @@ def scores(past: Tensor, target: Tensor, forecast: Tensor, season: int = 1) -> d
     found["mase"] = mase(past, target, median, season)
     if forecast.shape[-1] > 1:
         found["wql"] = weighted_quantile_loss(target, quantiles_of(forecast))
-    return {
-        key: value for key, value in found.items() if math.isfinite(value)
-    }  # MASE, where no past has a seasonal error
+    return {key: value for key, value in found.items() if math.isfinite(value)}
