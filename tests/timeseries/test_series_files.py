@@ -12,6 +12,7 @@ import torch
 
 from tokenizers_mm.labels import Labels
 from tokenizers_mm.timeseries import TOTEM, files
+from tokenizers_mm.timeseries.forecast.ahead import FileForecast
 from tokenizers_mm.timeseries.series import Series, from_pandas, ticks
 
 SPEC = TOTEM().spec
@@ -93,6 +94,19 @@ def test_irregular_steps_go_to_the_nearest_tick() -> None:
     )
     with pytest.raises(ValueError, match="cut the series at its gaps"):
         far.regular(np.timedelta64(1, "s"))
+
+
+@pytest.mark.parametrize(
+    ("start", "freq"), [("2020-01-01", "MS"), ("2019-12-31", "ME"), ("2020-03-15 06:00", "3MS"), ("2000-06-30", "YE")]
+)
+def test_months_are_equal_steps(start: str, freq: str) -> None:
+    times = pd.date_range(start, periods=60, freq=freq).to_numpy("datetime64[ns]")
+    series = Series(np.arange(60.0)[None], ("a",), times)
+    assert series.regular() is series
+    assert series.clock is None
+    paths = torch.zeros(1, 12, 1)
+    wanted = pd.date_range(start, periods=72, freq=freq).to_numpy("datetime64[ns]")[60:]
+    assert np.array_equal(FileForecast(series, paths).series().times, wanted)
 
 
 def test_duplicates_are_an_error_or_their_mean(tmp_path: Path) -> None:

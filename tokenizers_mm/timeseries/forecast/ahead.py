@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -46,7 +47,10 @@ class FileForecast:
         return Series(values, tuple(names), self._times(values.shape[1]))
 
     def _times(self, horizon: int) -> np.ndarray | None:
-        clock = self.past.clock
+        clock, months = self.past.clock, self.past.months
+        if months is not None and self.past.times is not None:
+            last = pd.Timestamp(self.past.times[-1])
+            return np.array([last + (i + 1) * months for i in range(horizon)], "datetime64[ns]")
         if clock is None or not clock[1]:
             return None
         start, step = clock
