@@ -54,7 +54,7 @@ def imputation_errors(codec: Codec, windows: Tensor, ratio: float, generator: to
     if not hidden.any():
         raise ValueError(f"nothing of {list(windows.shape)} samples was hidden at ratio {ratio}")
     seen = windows.masked_fill(hidden, float("nan"))
-    found = {}
+    found: dict[str, float] = {}
     for prefix, filled in (("", impute(codec, seen)), ("carried_", carried(seen))):
         error = (filled - windows)[hidden].double()
         found |= {f"{prefix}mse": float(error.square().mean()), f"{prefix}mae": float(error.abs().mean())}
