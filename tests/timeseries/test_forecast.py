@@ -26,7 +26,7 @@ from tokenizers_mm.timeseries.forecast import (
     weighted_quantile_loss,
 )
 from tokenizers_mm.timeseries.forecast.baselines import carried
-from tokenizers_mm.timeseries.forecast.models import load
+from tokenizers_mm.timeseries.forecast.models import find, load
 from tokenizers_mm.training.run import train
 
 NAN = float("nan")
@@ -249,3 +249,14 @@ def test_wrong_wishes_are_one_line(hours: Path, options: tuple[str, ...], words:
         cli.main(["forecast", str(hours), *options])
     assert done.value.code == 1
     assert words in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("totem-forecaster-etth1", TokenizedForecaster), ("bins-lm-etth1", BinForecaster)]
+)
+def test_shipped_forecasters_load_by_name(name: str, kind: type, hours: Path) -> None:
+    folder = find(name)
+    assert folder is not None
+    assert isinstance(load(folder), kind)
+    run_command("forecast", hours, "-m", name, "-H", 5)
+    assert files.load(hours.with_name("x-forecast.csv")).values.shape == (2, 5)
