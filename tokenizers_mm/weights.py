@@ -1,11 +1,11 @@
-"""A codec's folder: ``config.json`` and ``model.safetensors``, read with errors that name the file. Nothing is unpickled."""
+"""A network's folder: ``config.json`` and ``model.safetensors``, read with errors that name the file. Nothing is unpickled."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
@@ -16,6 +16,7 @@ WEIGHTS = constants.SAFETENSORS_SINGLE_FILE
 INDEX = constants.SAFETENSORS_INDEX_FILE
 """Of big models: which of several safetensors files holds which tensor."""
 CONFIG = constants.CONFIG_NAME
+M = TypeVar("M", bound=nn.Module)
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -100,7 +101,16 @@ def load_into(module: nn.Module, path: str | Path, *, strict: bool = True) -> No
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a safetensors file or its keys and shapes are not the module's.
     """
-    tensors, own = read_weights(Path(path)), module.state_dict()
+    fill(module, read_weights(Path(path)), path, strict=strict)
+
+
+def fill(module: nn.Module, tensors: dict[str, Tensor], path: str | Path, *, strict: bool = True) -> None:
+    """Load tensors, read from ``path``, into a module: see :func:`load_into`.
+
+    Raises:
+        ValueError: If their keys and shapes are not the module's.
+    """
+    own = module.state_dict()
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     wrong = [
         f"{key}: expected {list(own[key].shape)}, got {list(tensor.shape)}"

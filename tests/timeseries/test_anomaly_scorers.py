@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -107,20 +110,44 @@ def test_scores_do_not_depend_on_scale() -> None:
         torch.testing.assert_close(scorer.score(x), scorer.score(40 * x - 3), atol=1e-3, rtol=1e-3)
 
 
-@pytest.mark.slow
-def test_the_matrix_profile_is_the_distance_to_the_nearest_other_subsequence() -> None:
-    x = series(120).double()
-    profile = MatrixProfile()
-    found = profile.score(x)
-    from tokenizers_mm.timeseries.anomaly.classical import _subject
-
-    rows, window = _subject(x)
-    parts = np.lib.stride_tricks.sliding_window_view(rows[0], window)
+def brute_force_profile(x: np.ndarray, window: int) -> np.ndarray:
+    """Distance of each z-normalised subsequence to the nearest one that starts more than a quarter of a window away."""
+    parts = np.lib.stride_tricks.sliding_window_view(x, window)
     parts = (parts - parts.mean(1, keepdims=True)) / parts.std(1, keepdims=True)
     distance = np.sqrt(np.square(parts[:, None] - parts[None]).sum(-1))
     near = np.abs(np.subtract.outer(np.arange(len(parts)), np.arange(len(parts)))) <= math.ceil(window / 4)
-    wanted = np.where(near, np.inf, distance).min(axis=1)
-    np.testing.assert_allclose(found[window // 2 : window // 2 + len(parts)], wanted, atol=1e-4)
+    return np.where(near, np.inf, distance).min(axis=1)
+
+
+INTERPRETED = """
+import sys, numpy as np, torch
+from tokenizers_mm.timeseries.anomaly import MatrixProfile
+from tokenizers_mm.timeseries.anomaly.classical import _subject
+for path in sys.argv[1:]:
+    x = torch.from_numpy(np.load(path))
+    rows, window = _subject(x)
+    np.savez(path + ".npz", scores=MatrixProfile().score(x).numpy(), rows=rows, window=window)
+"""
+
+
+def test_the_matrix_profile_is_the_distance_to_the_nearest_other_subsequence(tmp_path: Path) -> None:
+    """In a process where stumpy's functions are interpreted: compiling them would take half a minute."""
+    pytest.importorskip("stumpy")
+    planted = series(120).double()
+    planted[60:64] += 2
+    subjects = {"planted": planted, "variates": torch.stack([planted[:70], planted.flip(0)[:70].cumsum(0)])}
+    paths = [str(tmp_path / f"{name}.npy") for name in subjects]
+    for path, x in zip(paths, subjects.values(), strict=True):
+        np.save(path, x.numpy())
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    subprocess.run([sys.executable, "-c", INTERPRETED, *paths], env=environment, check=True)
+    for path in paths:
+        found = np.load(path + ".npz")
+        window, rows = int(found["window"]), found["rows"]
+        wanted = np.mean([brute_force_profile(row, window) for row in rows], axis=0)
+        np.testing.assert_allclose(found["scores"][window // 2 : window // 2 + len(wanted)], wanted, atol=1e-4)
+    first = np.load(paths[0] + ".npz")
+    assert abs(int(first["scores"].argmax()) - 62) <= int(first["window"]) // 2 + 2
 
 
 def test_gaps_are_filled_on_a_line() -> None:

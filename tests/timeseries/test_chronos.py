@@ -1,4 +1,4 @@
-"""Chronos-T5 from a tiny random checkpoint: what the encoder reads equals the authors' tokenizer, paths have their shape."""
+"""Chronos-T5 from a tiny random checkpoint: what the encoder reads and the paths that it draws equal the authors' own."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from tokenizers_mm.timeseries.forecast.chronos import ChronosT5
 
@@ -55,6 +56,42 @@ def test_the_encoder_reads_what_the_authors_tokenizer_writes(folder: Path) -> No
         ChronosT5.from_pretrained(folder).context(past), theirs.context_input_transform(past), strict=True
     ):
         assert torch.equal(mine, other)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # the pipeline's advice on horizons
+def test_paths_equal_those_of_the_authors_pipeline(folder: Path) -> None:
+    chronos = pytest.importorskip("chronos")
+    pipeline = chronos.ChronosPipeline.from_pretrained(folder)
+    past = 50 + torch.randn(2, 40).cumsum(-1)
+    past[0, 35] = float("nan")
+    torch.manual_seed(3)
+    theirs = pipeline.predict(past, prediction_length=20, num_samples=4)
+    torch.manual_seed(3)
+    mine = ChronosT5.from_pretrained(folder).predict(past[:, None], 20, samples=4)
+    torch.testing.assert_close(mine[:, 0].mT, theirs)
+
+
+def test_a_generator_decides_the_draws_and_leaves_torchs_alone(folder: Path) -> None:
+    model, past = ChronosT5.from_pretrained(folder), torch.randn(1, 1, 30)
+    before = torch.get_rng_state()
+    paths = [model.predict(past, 4, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    assert torch.equal(paths[0], paths[1])
+    assert not torch.equal(paths[0], paths[2])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("change", ["missing", "extra", "shape"])
+def test_weights_must_fit_exactly(folder: Path, tmp_path: Path, change: str) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    key = "encoder.final_layer_norm.weight"
+    if change == "missing":
+        del tensors[key]
+    else:
+        tensors["surplus.weight" if change == "extra" else key] = torch.ones(3)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "config.json").write_text((folder / "config.json").read_text())
+    with pytest.raises(ValueError, match=r"does not fit its config\.json"):
+        ChronosT5.from_pretrained(tmp_path)
 
 
 def test_other_checkpoints_are_refused_in_words(folder: Path, tmp_path: Path) -> None:

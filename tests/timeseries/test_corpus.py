@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +37,23 @@ def test_the_number_of_workers_changes_no_byte(corpus: Path, tmp_path: Path) -> 
     write_corpus(tmp_path, SETTINGS, workers=2)
     assert contents(tmp_path) == contents(corpus)
     assert list(contents(corpus)) == ["corpus.json", *(f"shard-{i:05d}.parquet" for i in range(3))]
+
+
+def test_workers_start_without_torch() -> None:
+    code = (
+        "import sys, tokenizers_mm.timeseries.synthetic.corpus; print(sorted({'torch', 'pandas'} & sys.modules.keys()))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_speed_is_measured_on_the_same_bytes(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["bench-corpus", "-n", "4", "--rounds", "1", "-o", str(tmp_path / "speed.json")])
+    assert stop.value.code in (0, None)
+    report = json.loads((tmp_path / "speed.json").read_text())
+    assert report["workers"] == 2
+    assert report["faster"] == pytest.approx(report["single"]["wall"][0] / report["parallel"]["wall"][0])
 
 
 def test_a_corpus_that_was_cut_short_goes_on(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+from tokenizers_mm import cli
 from tokenizers_mm.timeseries import TOTEM, files
 from tokenizers_mm.timeseries.forecast import (
     BinForecaster,
@@ -13,6 +17,7 @@ from tokenizers_mm.timeseries.forecast import (
     LastValue,
     RidgeForecaster,
     SeasonalNaive,
+    TokenizedForecaster,
     TOTEMForecaster,
     mase,
     quantiles_of,
@@ -21,6 +26,8 @@ from tokenizers_mm.timeseries.forecast import (
     weighted_quantile_loss,
 )
 from tokenizers_mm.timeseries.forecast.baselines import carried
+from tokenizers_mm.timeseries.forecast.models import find, load
+from tokenizers_mm.training.run import train
 
 NAN = float("nan")
 
@@ -129,30 +136,127 @@ def test_ridge_finds_a_linear_recurrence_and_boosting_a_pattern() -> None:
         RidgeForecaster(32).fit(x[:, :50], 40)
 
 
-def test_forecast_command_goes_on_with_the_clock(tmp_path, capsys) -> None:
-    from tokenizers_mm.cli import main
-
-    lines = [f"2024-01-{1 + i // 24:02d} {i % 24:02d}:00,{i % 24}" for i in range(240)]
-    (tmp_path / "x.csv").write_text("\n".join(["date,load", *lines]))
-    with pytest.raises(SystemExit) as done:
-        main(["forecast", str(tmp_path / "x.csv"), "-m", "seasonal", "-H", "30"])
-    assert done.value.code in (0, None)
-    found = files.load(tmp_path / "x-forecast.csv")
-    assert found.names == ("load",)
+def test_forecast_command_goes_on_with_the_clock(hours: Path, capsys) -> None:
+    run_command("forecast", hours, "-m", "seasonal", "-H", 30)
+    found = files.load(hours.with_name("x-forecast.csv"))
+    assert found.names == ("load", "oil")
     assert str(found.times[0]).startswith("2024-01-11T00:00")
     assert found.values[0].tolist() == [i % 24 for i in range(30)]
-    with pytest.raises(SystemExit) as done:
-        main(
-            [
-                "forecast-eval",
-                str(tmp_path / "x.csv"),
-                "--horizons",
-                "12",
-                "--context",
-                "48",
-                "--models",
-                "last,seasonal",
-            ]
-        )
-    assert done.value.code in (0, None)
+    run_command("forecast-eval", hours, "--horizons", 12, "--context", 48, "--models", "last,seasonal")
     assert "seasonal" in capsys.readouterr().out
+
+
+def test_tokenized_forecaster_comes_back_whole_and_leaves_its_tokenizer_alone(tmp_path) -> None:
+    torch.manual_seed(0)
+    model = TokenizedForecaster("totem-etth1", horizon=24, context=48)
+    before = {key: value.clone() for key, value in model.tokenizer.state_dict().items()}
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], 1e-3)
+    model.train()
+    x = torch.randn(4, 2, 72).cumsum(-1)
+    losses = []
+    for _ in range(8):
+        losses.append(model.loss(x))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(value, before[key]) for key, value in model.tokenizer.state_dict().items())
+    model.save_pretrained(tmp_path / "model")
+    back = TokenizedForecaster.from_pretrained(tmp_path / "model")
+    assert torch.equal(back.predict(x, 20), model.eval().predict(x, 20))
+    with pytest.raises(ValueError, match="horizon of 1 to 24, got 72 and 25"):
+        back.predict(x, 25)
+    with pytest.raises(ValueError, match="48 \\+ 24 samples, got 71"):
+        back.loss(x[..., :71])
+    with pytest.raises(ValueError, match="must be a TOTEM"):
+        TokenizedForecaster("sax")
+    with pytest.raises(ValueError, match="divides context 50"):
+        TokenizedForecaster("totem-etth1", context=50)
+
+
+def test_the_forecasters_recipe_trains(tmp_path) -> None:
+    tiny = [
+        "trainer.max_steps=2",
+        "trainer.val_check_interval=2",
+        "trainer.log_every_n_steps=1",
+        "trainer.accelerator=cpu",
+    ]
+    tiny += ["trainer.enable_progress_bar=false", "data.init_args.batch_size=8", "data.init_args.examples_per_epoch=32"]
+    tiny += ["model.init_args.network.init_args.horizon=24", "data.init_args.window=120"]
+    run = train("totem-forecaster-small", tiny, output=tmp_path / "run")
+    assert isinstance(load(run / "model"), TokenizedForecaster)
+    columns = (run / "metrics.csv").read_text().splitlines()[0]
+    assert "val/loss" in columns
+    assert "val/bits" not in columns  # its loss is no cross-entropy
+
+
+def run_command(*words: object) -> None:
+    with pytest.raises(SystemExit) as done:
+        cli.main([str(word) for word in words])
+    assert done.value.code in (0, None)
+
+
+@pytest.fixture
+def hours(tmp_path) -> Path:
+    lines = [f"2024-01-{1 + i // 24:02d} {i % 24:02d}:00,{i % 24},{100 - i % 24}" for i in range(240)]
+    (tmp_path / "x.csv").write_text("\n".join(["date,load,oil", *lines]))
+    return tmp_path / "x.csv"
+
+
+def test_the_table_of_forecasters_is_a_file_that_says_how_it_was_made(hours: Path, tmp_path) -> None:
+    for horizon in (4, 6):
+        model = BinForecaster(64, context=32, block=horizon, dim=16, layers=1, heads=2)
+        model.save_pretrained(tmp_path / f"bins-{horizon}")
+    names = f"seasonal,{tmp_path}/bins-{{horizon}}"
+    run_command(
+        "forecast-eval", hours, "--horizons", "4,6", "--context", 32, "--models", names, "-o", tmp_path / "t.json"
+    )
+    report = json.loads((tmp_path / "t.json").read_text())
+    assert [(row["horizon"], row["model"]) for row in report["rows"]] == [
+        (h, n) for h in (4, 6) for n in names.split(",")
+    ]
+    assert all(row["mse"] == row["mae"] == 0 for row in report["rows"][::2])
+    assert all("mase" not in row for row in report["rows"])  # the seasonal error of the past is 0
+    assert all(row["wql"] > 0 for row in report["rows"][1::2])
+    assert report["data"]["name"] == "x.csv"
+    assert {"machine", "versions", "command", "date", "settings"} <= report.keys()
+
+
+def test_quantiles_become_columns_and_bands(hours: Path, tmp_path) -> None:
+    torch.manual_seed(0)
+    BinForecaster(64, context=32, block=8, dim=16, layers=1, heads=2).save_pretrained(tmp_path / "bins")
+    options = ("-m", tmp_path / "bins", "-H", 6, "-q", "0.1,0.9", "-p", tmp_path / "x.png", "-o", tmp_path / "y.csv")
+    run_command("forecast", hours, *options)
+    found = files.load(tmp_path / "y.csv")
+    assert found.names == ("load", "load-0.1", "load-0.9", "oil", "oil-0.1", "oil-0.9")
+    assert (found.values[1::3] <= found.values[0::3]).all()
+    assert (found.values[0::3] <= found.values[2::3]).all()
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("-q", "0.1"), "--quantiles needs a model that draws paths"),
+        (("-q", "10"), "levels between 0 and 1"),
+        (("-p", "x.jpeg"), "extension must be one of"),
+        (("-m", "prophet"), "model must be one of last"),
+        (("-H", "400"), "needs 496 samples"),
+    ],
+)
+def test_wrong_wishes_are_one_line(hours: Path, options: tuple[str, ...], words: str, capsys) -> None:
+    with pytest.raises(SystemExit) as done:
+        cli.main(["forecast", str(hours), *options])
+    assert done.value.code == 1
+    assert words in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("totem-forecaster-etth1", TokenizedForecaster), ("bins-lm-etth1", BinForecaster)]
+)
+def test_shipped_forecasters_load_by_name(name: str, kind: type, hours: Path) -> None:
+    folder = find(name)
+    assert folder is not None
+    assert isinstance(load(folder), kind)
+    run_command("forecast", hours, "-m", name, "-H", 5)
+    assert files.load(hours.with_name("x-forecast.csv")).values.shape == (2, 5)

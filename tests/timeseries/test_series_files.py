@@ -10,8 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
+from tokenizers_mm.labels import Labels
 from tokenizers_mm.timeseries import TOTEM, files
-from tokenizers_mm.timeseries.series import Series, from_pandas
+from tokenizers_mm.timeseries.forecast.ahead import FileForecast
+from tokenizers_mm.timeseries.series import Series, from_pandas, ticks
 
 SPEC = TOTEM().spec
 
@@ -43,6 +45,32 @@ def test_names_and_timestamps_come_back(suffix: str, tmp_path: Path) -> None:
     assert files.info(tmp_path / f"x{suffix}").step == np.timedelta64(7, "m")
 
 
+def test_labels_are_columns_and_the_regular_clock(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.csv",
+        "date,file,b\n2024-01-01 00:00:00,1,2\n2024-01-01 00:00:59,3,4\n2024-01-01 00:02:00,5,6\n2024-01-01 00:05:00,7,8\n",
+    )
+    x, labels = files.read_labelled(path, SPEC, columns=["b", "file"])
+    assert labels.names == ("b", "file")
+    assert labels.clock == (np.datetime64("2024-01-01", "ns").astype(int), 61_000_000_000)
+    for suffix in (".csv", ".npz"):
+        files.write(tmp_path / f"y{suffix}", x, SPEC, labels=labels)
+        back = files.load(tmp_path / f"y{suffix}")
+        assert back.names == labels.names
+        assert back.clock == (labels.clock if suffix == ".csv" else None)
+    with pytest.raises(ValueError, match="different names"):
+        files.write(tmp_path / "z.csv", x, SPEC, labels=Labels(("a", "a")))
+    with pytest.raises(ValueError, match="beyond the years"):
+        files.write(tmp_path / "z.csv", x, SPEC, labels=Labels(None, (2**62, 2**60)))
+
+
+def test_the_clock_of_rounded_times_does_not_drift() -> None:
+    times = np.datetime64("2024-01-01", "ns") + np.rint(np.arange(10_000) * 1e9 / 30).astype("timedelta64[ns]")
+    series = Series(np.zeros((1, 10_000)), ("a",), times)
+    assert series.clock is not None
+    assert np.abs(ticks(*series.clock, 10_000) - times).max() < np.timedelta64(10, "us")
+
+
 def test_rows_are_sorted_and_gaps_are_missing(tmp_path: Path) -> None:
     path = write(
         tmp_path / "x.csv",
@@ -66,6 +94,19 @@ def test_irregular_steps_go_to_the_nearest_tick() -> None:
     )
     with pytest.raises(ValueError, match="cut the series at its gaps"):
         far.regular(np.timedelta64(1, "s"))
+
+
+@pytest.mark.parametrize(
+    ("start", "freq"), [("2020-01-01", "MS"), ("2019-12-31", "ME"), ("2020-03-15 06:00", "3MS"), ("2000-06-30", "YE")]
+)
+def test_months_are_equal_steps(start: str, freq: str) -> None:
+    times = pd.date_range(start, periods=60, freq=freq).to_numpy("datetime64[ns]")
+    series = Series(np.arange(60.0)[None], ("a",), times)
+    assert series.regular() is series
+    assert series.clock is None
+    paths = torch.zeros(1, 12, 1)
+    wanted = pd.date_range(start, periods=72, freq=freq).to_numpy("datetime64[ns]")[60:]
+    assert np.array_equal(FileForecast(series, paths).series().times, wanted)
 
 
 def test_duplicates_are_an_error_or_their_mean(tmp_path: Path) -> None:

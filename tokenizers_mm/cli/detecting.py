@@ -1,4 +1,4 @@
-"""``mmtok anomaly | corpus``: score series, and generate the labelled ones that detectors are trained on."""
+"""``mmtok anomaly | corpus | bench-corpus``: score series, and generate the labelled ones that detectors are trained on."""
 
 from __future__ import annotations
 
@@ -103,6 +103,38 @@ def corpus(
     out.print(
         f"written: {output}, {series} series in {len(paths)} files, {size / 1e6:.1f} MB", markup=False, highlight=False
     )
+
+
+@app.command("bench-corpus")
+def bench_corpus(
+    series: Annotated[int, typer.Option("--series", "-n", help="How many series.", min=1)] = 4096,
+    workers: Annotated[int, typer.Option("--workers", "-w", help="Processes.", min=2)] = 2,
+    rounds: Annotated[int, typer.Option("--rounds", help="Turns of each.", min=1)] = 3,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the report.")] = None,
+) -> None:
+    """Time the generator of corpora by one process and by several, in turns; their bytes must be the same.
+
+    Example: [cyan]mmtok bench-corpus --workers 2 -o corpus.json[/]
+    """
+    import json
+
+    from tokenizers_mm import registry
+
+    measure = registry.wing("timeseries", "synthetic.speed").measure_corpus
+    with err.status("generating") as status:
+        report = measure(series, workers, rounds, status.update)
+    table = Table("processes", "seconds by the wall", "seconds of processors", box=None)
+    for name, count in (("single", 1), ("parallel", workers)):
+        seconds = (sorted(report[name][clock])[rounds // 2] for clock in ("wall", "cpu"))
+        table.add_row(str(count), *(f"{value:.2f}" for value in seconds))
+    out.print(table)
+    out.print(
+        f"{report['faster']:.2f} times faster by the wall at a load of {report['load'][0]:.1f}, "
+        f"{report['faster_on_free_cores']:.2f} where every process has a core to itself; the same bytes",
+        highlight=False,
+    )
+    if output is not None:
+        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _range(option: str, text: str) -> tuple[int, int]:

@@ -51,12 +51,13 @@ def usable(x: Tensor) -> bool:
 # -- layers that need no packing -------------------------------------------------------------------------------------------
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
-    """``F.linear``, with ``gelu`` then ``F.gelu``; one oneDNN operator where :func:`usable`."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False, relu: bool = False) -> Tensor:
+    """``F.linear``, with ``gelu`` or ``relu`` after it; one oneDNN operator where :func:`usable`."""
     if usable(x):
-        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "gelu" if gelu else "none", [], "none")
+        activation = "gelu" if gelu else "relu" if relu else "none"
+        return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
     y = F.linear(x, weight, bias)
-    return F.gelu(y) if gelu else y
+    return F.gelu(y) if gelu else F.relu(y) if relu else y
 
 
 class Linear(nn.Linear):

@@ -94,7 +94,7 @@ def _means(block: int) -> Baseline:
 def _uniform(bits: int, block: int) -> Baseline:
     what = "each sample" if block == 1 else f"each mean of {block} samples"
     return Baseline(
-        f"uniform {bits} bit" + ("" if block == 1 else f" / {block}"),
+        f"uniform {bits} bit" + ("" if block == 1 else f", means of {block}"),
         f"{what.capitalize()} in {2**bits} equal levels over {2 * LIMIT:g} deviations of its window of {WINDOW}.",
         partial(_encode_uniform, bits=bits, block=block),
         partial(_decode_uniform, bits=bits, block=block),

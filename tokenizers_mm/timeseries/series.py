@@ -72,8 +72,34 @@ class Series:
             return True
         return bool((np.abs(np.diff(self.times) - step) <= step / 1000).all())
 
+    @property
+    def clock(self) -> tuple[int, int] | None:
+        """Nanoseconds from 1970-01-01 UTC to the first sample and, on average, from each to the next; None without."""
+        if self.times is None or not self.is_regular:
+            return None
+        first, last = (int(time) for time in self.times[[0, -1]].astype("datetime64[ns]").astype(np.int64))
+        return first, round((last - first) / max(1, len(self) - 1))
+
+    @property
+    def months(self) -> pd.DateOffset | None:
+        """The step of rows that are equally many calendar months apart, on one day or at the ends; None of any others."""
+        import pandas as pd
+
+        if self.times is None or len(self) < 3:
+            return None
+        stamps = pd.DatetimeIndex(self.times)
+        steps = np.diff(stamps.year * 12 + stamps.month)
+        within = stamps - stamps.to_period("M").start_time
+        if steps[0] < 1 or (steps != steps[0]).any():
+            return None
+        if (within == within[0]).all():
+            return pd.DateOffset(months=int(steps[0]))
+        return pd.offsets.MonthEnd(int(steps[0])) if stamps.is_month_end.all() else None
+
     def regular(self, step: np.timedelta64 | None = None) -> Series:
         """The series on a clock of equal steps: each row at the nearest tick, the mean of rows that share one, NaN where none is.
+
+        Calendar months count as equal steps: such rows stay as they are (and tokens of them keep no clock).
 
         Args:
             step: Of the clock; by default the median one.
@@ -81,7 +107,7 @@ class Series:
         Raises:
             ValueError: If the clock would need more than a hundred times as many ticks as there are rows.
         """
-        if self.times is None or len(self) < 2 or (step is None and self.is_regular):
+        if self.times is None or len(self) < 2 or (step is None and (self.is_regular or self.months is not None)):
             return self
         tick = int((step or self.step or np.timedelta64(1)).astype("timedelta64[ns]").astype(np.int64))
         places = np.rint((self.times - self.times[0]).astype(np.int64) / tick).astype(np.int64)
@@ -133,6 +159,19 @@ class Series:
         return pd.DataFrame(self.values.T, columns=list(self.names), index=index)
 
 
+def ticks(start: int, step: int, count: int) -> np.ndarray:
+    """Times datetime64[ns] ``[count]`` of a clock (see :attr:`Series.clock`).
+
+    Raises:
+        ValueError: If they go beyond what datetime64[ns] holds.
+    """
+    if not -(2**63) < start <= start + step * count < 2**63:
+        raise ValueError(
+            f"a clock of {count} steps of {step} ns from {start} goes beyond the years that timestamps hold"
+        )
+    return (start + step * np.arange(count)).astype("datetime64[ns]")
+
+
 def from_pandas(
     table: pd.DataFrame | pd.Series,
     *,
@@ -180,7 +219,7 @@ def from_pandas(
     if (twice := np.flatnonzero(np.diff(times) == np.timedelta64(0))).size:
         raise ValueError(
             f"{name} has {twice.size} duplicate timestamps, the first {times[twice[0]]}: average those rows "
-            "(duplicates='mean'), or name the column that tells several series apart (load_groups)"
+            "(duplicates='mean', or --read duplicates=mean), or name the column that tells several series apart (load_groups)"
         )
     return Series(values[:, order], names, times)
 

@@ -53,17 +53,27 @@ def panels(signal: Tensor, reference: Tensor | None = None, tokens: Tokens | Non
         _panel(axis, signal[channel, :SAMPLES], None if reference is None else reference[channel, :SAMPLES])
         if tokens is not None:
             _ribbon(axis, tokens.grid(0)[channel, :, 0], tokens.spec)
-    return _webp(figure)
+    return _image(figure)
 
 
-def forecast_panels(context: Tensor, target: Tensor | None, quantiles: Tensor, levels: Sequence[float]) -> bytes:
-    """A picture of forecasts: the context, what came, the median and bands between pairs of quantiles, as WebP.
+def forecast_panels(
+    context: Tensor,
+    target: Tensor | None,
+    quantiles: Tensor,
+    levels: Sequence[float],
+    *,
+    names: Sequence[str] | None = None,
+    kind: str = "webp",
+) -> bytes:
+    """A picture of forecasts: the context, what came, the median and bands between pairs of quantiles.
 
     Args:
         context: ``[C, N]``.
         target: ``[C, H]``, where it is known.
         quantiles: ``[C, H, K]``.
         levels: Of the quantiles, rising.
+        names: Of the channels.
+        kind: ``"webp"``, ``"png"`` or ``"svg"``.
     """
     count = min(CHANNELS, len(context))
     figure, axes = _figure(count)
@@ -77,7 +87,9 @@ def forecast_panels(context: Tensor, target: Tensor | None, quantiles: Tensor, l
             axis.fill_between(ahead, *edges, color=OURS, alpha=0.18, linewidth=0)
         axis.plot(ahead, quantiles[channel, :, len(levels) // 2].tolist(), color=OURS, linewidth=1.1)
         axis.axvline(context.shape[1] - 0.5, color="#9aa3af", linewidth=0.6, linestyle=":")
-    return _webp(figure)
+        if names is not None:
+            axis.set_title(names[channel][:60], fontsize=6, loc="left", pad=2, color="#4a5565", parse_math=False)
+    return _image(figure, kind)
 
 
 def _figure(count: int) -> tuple[Any, list[Axes]]:
@@ -124,7 +136,7 @@ def _read(path: str | Path, spec: TokenSpec) -> Tensor:
     return files.read(path, spec)
 
 
-def _webp(figure: Any) -> bytes:
+def _image(figure: Any, kind: str = "webp") -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="webp", pil_kwargs={"quality": 90})
+    figure.savefig(file, format=kind, **({"pil_kwargs": {"quality": 90}} if kind == "webp" else {}))
     return file.getvalue()

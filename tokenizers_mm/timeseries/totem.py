@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizers_mm.codec import Codec, CodecOutput
+from tokenizers_mm.nn.onednn import usable
+from tokenizers_mm.nn.rows import RowConv1d, RowConvTranspose1d
 from tokenizers_mm.quantizers import build_quantizer, usage
 from tokenizers_mm.timeseries.scaling import revin_scale
 from tokenizers_mm.tokens import Tokens, TokenSpec
@@ -25,9 +27,8 @@ from tokenizers_mm.tokens import Tokens, TokenSpec
 PUBLISHED = {"kind": "gradient_vq", "codebook_size": 256, "commitment_weight": 0.25}
 STRIDES: dict[int, tuple[int, ...]] = {4: (2, 2), 8: (2, 2, 2), 12: (2, 2, 3), 16: (2, 2, 2, 2)}
 """Of the encoder's convolutions, by compression factor."""
-_AT_ONCE = (
-    4096  # windows that go through the network together outside training: bounds memory for thousands of channels
-)
+_AT_ONCE = 4096  # windows that are normalised and quantized together: bounds memory for thousands of channels
+_IN_CACHE = 128  # windows that go through the network together, in evaluation on a CPU
 
 
 class ResidualBlock(nn.Module):
@@ -39,16 +40,29 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv1d(dim, width, 3, padding=1, bias=False)
-        self.conv2 = nn.Conv1d(width, dim, 1, bias=False)
+        self.conv1 = RowConv1d(dim, width, 3, padding=1, bias=False)
+        self.conv2 = RowConv1d(width, dim, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         x = F.relu(x)
         return x + self.conv2(F.relu(self.conv1(x)))
 
+    def rows(self, x: Tensor) -> Tensor:
+        """The same of ``[B, L, D]``, written over it."""
+        return x.relu_().add_(self.conv2.rows(self.conv1.rows(x, relu=True)))
 
-def _stack(dim: int, width: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualBlock(dim, width) for _ in range(blocks)), nn.ReLU())
+
+class Stack(nn.Sequential):
+    """Residual blocks and a rectifier."""
+
+    def __init__(self, dim: int, width: int, blocks: int) -> None:
+        super().__init__(*(ResidualBlock(dim, width) for _ in range(blocks)), nn.ReLU())
+
+    def rows(self, x: Tensor) -> Tensor:
+        """The same of ``[B, L, D]``, written over it."""
+        for block in list(self)[:-1]:
+            x = cast(ResidualBlock, block).rows(x)
+        return x.relu_()
 
 
 class Encoder(nn.Module):
@@ -58,17 +72,24 @@ class Encoder(nn.Module):
         super().__init__()
         channels = (1, hidden // 2, *[hidden] * (len(STRIDES[factor]) - 1))
         self.down = nn.ModuleList(
-            nn.Conv1d(narrow, wide, 4, stride, padding=1)
+            RowConv1d(narrow, wide, 4, stride, padding=1)
             for (narrow, wide), stride in zip(pairwise(channels), STRIDES[factor], strict=True)
         )
-        self.conv = nn.Conv1d(hidden, hidden, 3, padding=1)
-        self.blocks = _stack(hidden, width, blocks)
-        self.project = nn.Conv1d(hidden, latent_dim, 1)
+        self.conv = RowConv1d(hidden, hidden, 3, padding=1)
+        self.blocks = Stack(hidden, width, blocks)
+        self.project = RowConv1d(hidden, latent_dim, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if usable(x) and not self.training:
+            return torch.cat([self._rows(part.mT) for part in x.split(_IN_CACHE)]).mT
         for layer in self.down:
             x = F.relu(layer(x))
         return self.project(self.blocks(self.conv(x)))
+
+    def _rows(self, x: Tensor) -> Tensor:
+        for layer in self.down:
+            x = cast(RowConv1d, layer).rows(x, relu=True)
+        return self.project.rows(self.blocks.rows(self.conv.rows(x)))
 
 
 class Decoder(nn.Module):
@@ -78,17 +99,25 @@ class Decoder(nn.Module):
         super().__init__()
         strides = STRIDES[factor][::-1]
         channels = (*[hidden] * (len(strides) - 1), hidden // 2, 1)
-        self.conv = nn.Conv1d(latent_dim, hidden, 3, padding=1)
-        self.blocks = _stack(hidden, width, blocks)
+        self.conv = RowConv1d(latent_dim, hidden, 3, padding=1)
+        self.blocks = Stack(hidden, width, blocks)
         self.up = nn.ModuleList(
-            nn.ConvTranspose1d(wide, narrow, stride + 2, stride, padding=1)
+            RowConvTranspose1d(wide, narrow, stride + 2, stride, padding=1)
             for (wide, narrow), stride in zip(pairwise(channels), strides, strict=True)
         )
 
     def forward(self, z: Tensor) -> Tensor:
+        if usable(z) and not self.training:
+            return torch.cat([self._rows(part.mT) for part in z.split(_IN_CACHE)]).mT
         x = self.blocks(self.conv(z))
         for i, layer in enumerate(self.up):
             x = layer(F.relu(x) if i else x)
+        return x
+
+    def _rows(self, z: Tensor) -> Tensor:
+        x = self.blocks.rows(self.conv.rows(z))
+        for i, layer in enumerate(self.up):
+            x = cast(RowConvTranspose1d, layer).rows(x, relu=i + 1 < len(self.up))
         return x
 
 

@@ -1,7 +1,7 @@
-"""Train a network that predicts the next id of a signal's tokens.
+"""Train a network that predicts how a signal goes on, from its tokens.
 
 Radford et al., "Improving Language Understanding by Generative Pre-Training", 2018: cross-entropy of each id given those before
-it. How signals become ids, and which of them count, is the network's.
+it; or a loss of the network's own, as TOTEM's forecaster has. How signals become ids, and which of them count, is the network's.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from tokenizers_mm.training.schedule import build_scheduler
 
 
 class Predicts(Protocol):
-    """A network whose ``loss(signal)`` is the mean cross-entropy, in nats, of the ids that it predicts."""
+    """A network whose ``loss(signal)`` is the mean cross-entropy, in nats, of the ids that it predicts, or, with an attribute
+    ``token_loss = False``, another scalar.
+    """
 
     def loss(self, signal: Tensor) -> Tensor: ...
 
@@ -31,8 +33,8 @@ class Predicts(Protocol):
 class LanguageModelModule(LightningModule):
     """A :class:`Predicts` network and one optimiser; a run leaves it behind in ``model/``.
 
-    Batches are ``{"signal": [B, C, N]}``. Logs the cross-entropy as ``train/loss`` and ``val/loss`` and the validation's in bits
-    per id; validation uses the weight average where there is one.
+    Batches are ``{"signal": [B, C, N]}``. Logs the loss as ``train/loss`` and ``val/loss``, and a cross-entropy of the
+    validation in bits per id; validation uses the weight average where there is one.
 
     Args:
         network: What is trained; has ``loss`` and ``save_pretrained``.
@@ -73,7 +75,7 @@ class LanguageModelModule(LightningModule):
         return {"model": self.trained}
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.network.parameters())
+        optimizer = self.make_optimizer([p for p in self.network.parameters() if p.requires_grad])
         scheduler = build_scheduler(
             optimizer, warmup_steps=self.warmup_steps, total_steps=planned_steps(self), min_lr=self.min_lr
         )
@@ -97,5 +99,6 @@ class LanguageModelModule(LightningModule):
     def validation_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         loss, size = cast(Predicts, self.trained).loss(batch["signal"]), len(batch["signal"])
         self.log("val/loss", loss, prog_bar=True, batch_size=size, sync_dist=True)
-        self.log("val/bits", loss / math.log(2), batch_size=size, sync_dist=True)
+        if getattr(self.trained, "token_loss", True):
+            self.log("val/bits", loss / math.log(2), batch_size=size, sync_dist=True)
         return {}

@@ -56,7 +56,7 @@ class ChronosT5(nn.Module):
 
         Raises:
             FileNotFoundError: If a file is missing.
-            ValueError: If it is no Chronos-T5.
+            ValueError: If it is no Chronos-T5, or lacks a tensor or has one too many.
             ImportError: If ``transformers`` is not installed.
         """
         for name in ("config.json", "model.safetensors"):
@@ -69,7 +69,12 @@ class ChronosT5(nn.Module):
             from transformers import T5ForConditionalGeneration
         except ImportError:
             raise ImportError("Chronos-T5 needs transformers: pip install 'tokenizers_mm[peers]'") from None
-        network = T5ForConditionalGeneration.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        loaded: Any = T5ForConditionalGeneration.from_pretrained(
+            folder, local_files_only=True, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+        )  # what does not fit would be drawn at random with a warning
+        network, found = loaded
+        if wrong := {key: sorted(map(str, names)) for key, names in found.items() if names}:
+            raise ValueError(f"{folder}/model.safetensors does not fit its config.json: {wrong}"[:500])
         return cls(network, settings).eval()
 
     def context(self, past: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -92,8 +97,18 @@ class ChronosT5(nn.Module):
         temperature: float | None = None,
         top_k: int | None = None,
         top_p: float | None = None,
+        generator: torch.Generator | None = None,
     ) -> Tensor:
         """Sample paths ``[B, C, horizon, samples]`` of series ``[B, C, N]``; by default as the checkpoint's settings say.
+
+        Args:
+            past: NaN where missing.
+            horizon: Values ahead.
+            samples: Paths.
+            temperature: Of the draws.
+            top_k: Draw from so many of the likeliest bins.
+            top_p: Draw from the likeliest bins that have this probability together.
+            generator: Seeds torch's own, from which ``transformers`` draws; that one goes on as before afterwards.
 
         Raises:
             ValueError: If the horizon is not positive.
@@ -104,11 +119,14 @@ class ChronosT5(nn.Module):
         defaults = {"num_samples": 20, "temperature": 1.0, "top_k": 50, "top_p": 1.0}
         draws = {key: self.settings.get(key, defaults[key]) if value is None else value for key, value in draws.items()}
         rows, pieces, left = past.flatten(0, 1), [], horizon
-        while left > 0:
-            paths = self._draw(rows, draws)
-            pieces.append(paths[..., :left])
-            left -= paths.shape[-1]
-            rows = torch.cat([rows, paths.quantile(0.5, dim=1)], dim=1)
+        with torch.random.fork_rng(enabled=generator is not None):
+            if generator is not None:
+                torch.manual_seed(int(torch.randint(2**62, (), generator=generator, device=generator.device)))
+            while left > 0:
+                paths = self._draw(rows, draws)
+                pieces.append(paths[..., :left])
+                left -= paths.shape[-1]
+                rows = torch.cat([rows, paths.median(dim=1).values], dim=1)
         return rearrange(torch.cat(pieces, dim=-1), "(b c) s h -> b c h s", b=len(past))
 
     def _draw(self, rows: Tensor, draws: dict[str, Any]) -> Tensor:

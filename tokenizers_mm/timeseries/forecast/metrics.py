@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -48,7 +50,7 @@ def mase(past: Tensor, target: Tensor, forecast: Tensor, season: int = 1) -> flo
 
 
 def scores(past: Tensor, target: Tensor, forecast: Tensor, season: int = 1) -> dict[str, float]:
-    """MSE, MAE and MASE of the median path, and WQL where there are several paths.
+    """MSE, MAE and MASE of the median path, and WQL where there are several paths; what is not defined is left out.
 
     Args:
         past: ``[B, C, N]``.
@@ -62,4 +64,4 @@ def scores(past: Tensor, target: Tensor, forecast: Tensor, season: int = 1) -> d
     found["mase"] = mase(past, target, median, season)
     if forecast.shape[-1] > 1:
         found["wql"] = weighted_quantile_loss(target, quantiles_of(forecast))
-    return found
+    return {key: value for key, value in found.items() if math.isfinite(value)}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tokenizers_mm.timeseries.data import SeriesSource, scaled_splits
+from tokenizers_mm.timeseries.forecast import models
 from tokenizers_mm.timeseries.forecast.baselines import LastValue, SeasonalNaive
-from tokenizers_mm.timeseries.forecast.bins_lm import BinForecaster
 from tokenizers_mm.timeseries.forecast.metrics import scores
 from tokenizers_mm.timeseries.forecast.regression import BoostedForecaster, RidgeForecaster
 from tokenizers_mm.timeseries.scaling import standard_scale
@@ -21,13 +20,13 @@ CLASSICAL = ("last", "seasonal", "linear", "boosting")
 
 
 def build(name: str, train: Tensor, *, context: int, horizon: int, season: int) -> Forecaster:
-    """A classical forecaster, fitted to ``train [C, N]``, or a trained one from its folder, which sees values standardised by it.
+    """A classical forecaster, fitted to ``train [C, N]``, or a trained one by name or folder, on values standardised by it.
 
     Raises:
-        ValueError: If the name is none of :data:`CLASSICAL` and no folder.
+        ValueError: If the name is none of :data:`CLASSICAL`, none that ships, and no folder of a forecaster.
     """
-    if Path(name).is_dir():
-        return _standardised(BinForecaster.from_pretrained(name), train)
+    if (folder := models.find(name)) is not None:
+        return _standardised(models.load(folder), train)
     makers: dict[str, Callable[[], Forecaster]] = {
         "last": LastValue,
         "seasonal": lambda: SeasonalNaive(season),
@@ -35,11 +34,13 @@ def build(name: str, train: Tensor, *, context: int, horizon: int, season: int) 
         "boosting": lambda: BoostedForecaster(context).fit(train, horizon),
     }
     if name not in makers:
-        raise ValueError(f"model must be one of {', '.join(CLASSICAL)}, or a trained one's folder, got {name!r}")
+        raise ValueError(
+            f"model must be one of {', '.join(CLASSICAL)}, or a trained one's name or folder, got {name!r}"
+        )
     return makers[name]()
 
 
-def _standardised(model: BinForecaster, train: Tensor) -> Forecaster:
+def _standardised(model: models.Predictor, train: Tensor) -> Forecaster:
     """Its sample paths, always the same, in the units of ``train [C, N]``."""
     mean, deviation = (x[:, None] for x in standard_scale(train))
 
@@ -63,7 +64,7 @@ def evaluate(
     others: Mapping[str, Forecaster] | None = None,
     batch: int = 256,
 ) -> dict[str, dict[str, float]]:
-    """Scores of forecasters on the test rows of one series.
+    """Scores of forecasters on the test rows of one series, one forecaster after the other.
 
     Args:
         source: The series and its split.

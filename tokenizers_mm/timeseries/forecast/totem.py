@@ -7,13 +7,17 @@ of mean and deviation, and the final forecast with the shifts detached.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenizers_mm import registry
+from tokenizers_mm.stored import Stored
 from tokenizers_mm.timeseries.scaling import revin_scale
 from tokenizers_mm.timeseries.totem import TOTEM, normalised
 
@@ -99,6 +103,83 @@ class TOTEMForecaster(nn.Module):
         shifts = self.shift(torch.cat([filled, mean[..., None], deviation[..., None]], dim=-1))
         moved = forecast * (deviation + shifts[..., 1])[..., None] + (mean + shifts[..., 0])[..., None]
         return TOTEMForecast(moved, forecast, shifts, mean, deviation)
+
+
+class TokenizedForecaster(Stored):
+    """A tokenizer that stays as it is and a :class:`TOTEMForecaster` over its codes, in one folder.
+
+    Args:
+        tokenizer: A TOTEM as a card's name, a folder or ``hf:owner/name``, or its configuration alone.
+        horizon: Values ahead.
+        context: Samples of the past, a multiple of the tokenizer's factor.
+        layers: Of the transformer.
+        dropout: Of the network for the shifts.
+
+    Raises:
+        ValueError: If the tokenizer is no TOTEM, or does not fit the context.
+    """
+
+    token_loss = False
+
+    def __init__(
+        self,
+        tokenizer: str | Mapping[str, Any],
+        horizon: int = 96,
+        context: int = 96,
+        layers: int = 4,
+        dropout: float = 0.2,
+    ) -> None:
+        super().__init__()
+        codec = registry.load(tokenizer) if isinstance(tokenizer, str) else TOTEM(**tokenizer)
+        if not isinstance(codec, TOTEM) or context % codec.factor:
+            raise ValueError(
+                f"tokenizer must be a TOTEM whose factor divides context {context}, got {type(codec).__name__}"
+                + (f" of factor {codec.factor}" if isinstance(codec, TOTEM) else "")
+            )
+        # a folder of it stands alone: whatever the tokenizer came from, its configuration is what is kept
+        self._hub_mixin_config = {"horizon": horizon, "context": context, "layers": layers, "dropout": dropout}
+        self._hub_mixin_config["tokenizer"] = codec.config
+        self.tokenizer = codec.eval().requires_grad_(False)
+        self.forecaster = TOTEMForecaster(
+            context // codec.factor,
+            horizon,
+            context,
+            codec.encoder.project.out_channels,
+            layers=layers,
+            dropout=dropout,
+        )
+
+    def train(self, mode: bool = True) -> Self:
+        """The tokenizer is in evaluation mode always: its codebook must not move."""
+        super().train(mode)
+        self.tokenizer.eval()
+        return self
+
+    def loss(self, signal: Tensor) -> Tensor:
+        """The published objective on windows ``[B, C, context + horizon]``.
+
+        Raises:
+            ValueError: If they have another length.
+        """
+        past, future = self.forecaster.context, self.forecaster.horizon
+        if signal.shape[-1] != past + future:
+            raise ValueError(f"windows must have {past} + {future} samples, got {signal.shape[-1]}")
+        return totem_loss(self.forecaster(signal[..., :past], self.tokenizer), signal[..., past:])
+
+    @torch.no_grad()
+    def predict(self, past: Tensor, horizon: int, *, generator: torch.Generator | None = None) -> Tensor:
+        """``[B, C, N] -> [B, C, horizon, 1]``, at most the horizon that it was built for; nothing is drawn.
+
+        Raises:
+            ValueError: For a longer horizon, or too short a past.
+        """
+        context = self.forecaster.context
+        if not 1 <= horizon <= self.forecaster.horizon or past.shape[-1] < context:
+            raise ValueError(
+                f"expected a past of at least {context} samples and a horizon of 1 to {self.forecaster.horizon}, "
+                f"got {past.shape[-1]} and {horizon}"
+            )
+        return self.forecaster(past[..., -context:], self.tokenizer).forecast[..., :horizon, None]
 
 
 def totem_loss(found: TOTEMForecast, future: Tensor) -> Tensor:
