@@ -94,13 +94,19 @@ def batches(draw: st.DrawFn) -> Tokens:
     ids = np.stack([rng.integers(0, top, (items, steps + 1)) for top in tops], axis=-1)
     names = st.text(max_size=10).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text))
     side = draw(st.dictionaries(names, tensors((items,)), max_size=3))
-    return Tokens(torch.from_numpy(ids), spec, shapes, side, draw(st.dictionaries(names, tensors(()), max_size=2)))
+    counts = set(shapes[:, 0].tolist()) if "channel" in spec.axes else {spec.channels}
+    channels = None
+    if len(counts) == 1 and draw(st.booleans()):
+        count = counts.pop()
+        channels = tuple(draw(st.lists(names, min_size=count, max_size=count)))
+    shared = draw(st.dictionaries(names, tensors(()), max_size=2))
+    return Tokens(torch.from_numpy(ids), spec, shapes, side, shared, channels)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(batches())
-def test_round_trip_is_exact(tokens: Tokens) -> None:
-    assert identical(loads(dumps(tokens)), tokens)
+@given(batches(), st.none() | st.just("sax"))
+def test_round_trip_is_exact(tokens: Tokens, codec: str | None) -> None:
+    assert identical(loads(dumps(tokens, codec=codec)), tokens)
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 255, 257, 2**16, 2**33 + 1, 2**62])
@@ -250,6 +256,57 @@ def test_varints(numbers: list[int]) -> None:
     data = coding.varints(np.array(numbers, dtype=np.int64))
     assert python_varints(data, len(numbers)) == (numbers, b"")
     assert coding.Reader(data).varints(len(numbers)).tolist() == numbers
+
+
+# --- names of channels
+
+
+def channels(*names: str) -> Tokens:
+    spec = TokenSpec("timeseries", (8,), axes=("channel", "time"))
+    shape = torch.tensor([[len(names), 3]])
+    return Tokens(torch.zeros(1, 3 * len(names), 1, dtype=torch.long), spec, shape, names=names)
+
+
+def with_head(tokens: Tokens, tail: bytes) -> bytes:
+    """A file without names, its head continued by ``tail``, every checksum right."""
+    body = dumps(replace(tokens, names=None))[8:]
+    reader = coding.Reader(body[8:])
+    head = bytes(reader.inflate(2**20, bitstream._DICTIONARY).data) + tail
+    checked = body[:8] + coding.deflate(head, bitstream._DICTIONARY) + body[8 + reader.at :]
+    return b"mmt\x01" + zlib.crc32(checked).to_bytes(4, "little") + checked
+
+
+def test_files_keep_names_beside_the_writer_and_cost_nothing_without(tmp_path: Path) -> None:
+    tokens = channels("load", "Öl °C", "")
+    for codec in (None, "sax"):
+        tokens.save(tmp_path / "a.mmt", codec=codec)
+        assert load(tmp_path / "a.mmt").names == ("load", "Öl °C", "")
+        assert bitstream.codec_name(tmp_path / "a.mmt") == codec
+    assert with_head(tokens, b"") == dumps(replace(tokens, names=None))
+    assert loads(with_head(tokens, b"\x00\x03\x01a\x01b\x01c")).names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("tail", "words"),
+    [
+        (b"\x00", "codec must be"),  # neither a writer nor names
+        (b"\x00\x02\x01a\x01b", "got 2 for 3 channels"),
+        (b"\x00\x03\x01a\x01b", "where 0 bytes are left"),
+        (b"\x00\x03\x01a\x01b\x02\xc3\x28", "utf-8"),
+        (b"\x00\x03\x01a\x01b\xff\xff\xff\x7fc", "at most"),
+        (b"\x00\xff\xff\xff\x7f", "at most"),
+        (b"\x00\x03\x01a\x01b\x01c!", "too many"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused(tail: bytes, words: str) -> None:
+    with pytest.raises(BitstreamError, match=words):
+        loads(with_head(channels("a", "b", "c"), tail))
+
+
+def test_names_have_a_bounded_size() -> None:
+    assert len(loads(dumps(channels(*(f"variate-{i}" for i in range(5000))))).names or ()) == 5000
+    with pytest.raises(BitstreamError, match="1048576 bytes together, got 2000000"):
+        dumps(channels("a" * 1_000_000, "b" * 1_000_000))
 
 
 # --- the codec that wrote a file

@@ -72,6 +72,14 @@ def series() -> Tokens:
     return Tokens(ids(2, 168, (256,)), spec, shapes, side)
 
 
+def table() -> Tokens:
+    """Two weeks of one table: its columns have names, and each week its first hour."""
+    spec = TokenSpec("timeseries", (256,), axes=("channel", "time"), hop=(1, 4), channels=0)
+    hour = 3_600_000_000_000
+    clock = torch.tensor([[1_700_000_000_000_000_000, hour], [1_700_000_000_000_000_000 + 168 * hour, hour]])
+    return Tokens(ids(2, 84, (256,)), spec, torch.tensor([[2, 42]] * 2), {"clock": clock}, names=("load", "Öl °C"))
+
+
 def text() -> Tokens:
     return Tokens(ids(3, 20, (50257,)), TokenSpec("text", (50257,), axes=("token",)), torch.tensor([[20], [3], [0]]))
 
@@ -90,7 +98,7 @@ def dynamic() -> Tokens:
     return Tokens(ids(2, 9, (300,)), spec, shared={"vocabulary": torch.randint(0, 256, (44, 2), dtype=torch.int32)})
 
 
-MAPPINGS = [wavtokenizer, residual, snac, image, var, titok, eeg, series, text, words, dynamic]
+MAPPINGS = [wavtokenizer, residual, snac, image, var, titok, eeg, series, table, text, words, dynamic]
 
 
 # --- how each system maps
@@ -183,6 +191,41 @@ def test_side_tensors_follow_their_items_and_shared_ones_stay() -> None:
     assert torch.equal(tokens[1].side["mean"], tokens.side["mean"][1:])
     assert torch.equal(words()[0].side["word_lengths"], torch.tensor([[3, 2]]))
     assert dynamic()[1].shared["vocabulary"].shape == (44, 2)
+
+
+# --- labels
+
+
+def test_names_that_agree_survive_joining_and_others_are_dropped() -> None:
+    tokens = table()
+    assert tokens[1].names == tokens.to("cpu").names == Tokens.cat([tokens[0], tokens[1]]).names == ("load", "Öl °C")
+    renamed = replace(tokens, names=("load", "oil"))
+    assert renamed != tokens
+    assert Tokens.cat([tokens, renamed]).names is None
+    assert Tokens.cat([tokens, replace(tokens, names=None)]).names is None
+
+
+def test_clocks_are_kept_where_all_items_have_one() -> None:
+    tokens = table()
+    assert torch.equal(Tokens.cat([tokens[1], tokens[0]]).side["clock"], tokens.side["clock"].flip(0))
+    assert "clock" not in Tokens.cat([tokens, replace(tokens, side={})]).side
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "words"),
+    [
+        (("load",), ValueError, "got 1 for 2 channels"),
+        (["load", "oil"], TypeError, "tuple of strings"),
+        (("load", 3), TypeError, "tuple of strings"),
+        (("load", "\ud800"), ValueError, "valid Unicode"),
+    ],
+)
+def test_names_must_name_every_channel(names: object, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        replace(table(), names=names)
+    with pytest.raises(ValueError, match="got 2 for 1 channels"):
+        replace(wavtokenizer(), names=("left", "right"))
+    assert replace(wavtokenizer(), names=("mono",)).names == ("mono",)
 
 
 # --- TokenSpec

@@ -6,7 +6,8 @@ Layout of version 1 (numbers are LEB128 varints unless a width is given; everyth
     head:    length, raw deflate with the preset dictionary below of
              spec JSON length, spec JSON | items, items x axes grid extents | side tensors | shared tensors
              (tensors: count, then each: name length, name, dtype + 128 if varints, dimensions, extents, values)
-             | nothing, or the name of the codec that wrote the file: length, UTF-8
+             | nothing, or the name of the codec that wrote the file: length (0 for none), UTF-8
+             | nothing, or the names of the channels: count, then each: length, UTF-8
     columns: one block per codebook, over the real steps of all items in order, in the smallest of these codings
              0 packed   ceil(log2 size) bits per id, most significant bit first, padded to a byte
              1 uniform  length, ANS words with every id equally likely (gains where the size is no power of two)
@@ -46,6 +47,7 @@ _PREFIX = struct.Struct("<3sBI")  # magic, version, CRC-32
 _MAX_SPEC_BYTES = 2**16
 _MAX_NAME_BYTES = _MAX_TENSORS = _MAX_CODEC_BYTES = 255
 _MAX_DIMS = 16
+_MAX_LABEL_BYTES = 2**20  # of all channels' names together
 
 # A tensor's dtype is stored as its place in this list: append only.
 _DTYPES = (
@@ -156,7 +158,7 @@ def dumps(tokens: Tokens, *, codec: str | None = None) -> bytes:
 
     Raises:
         BitstreamError: If a side or shared tensor has a dtype, name or number of dimensions that the format lacks, or
-            the codec's name is too long or holds what does not print.
+            the codec's name is too long or holds what does not print, or the channels' names are too long.
     """
     spec_text = json.dumps(tokens.spec.to_dict(), sort_keys=True, separators=(",", ":")).encode()
     if len(spec_text) > _MAX_SPEC_BYTES:
@@ -165,6 +167,8 @@ def dumps(tokens: Tokens, *, codec: str | None = None) -> bytes:
     head += [_write_tensors("side", tokens.side), _write_tensors("shared", tokens.shared)]
     if codec is not None:
         head.append(with_length(_check_codec(codec).encode()))
+    if tokens.names is not None:
+        head += [*([varints(0)] if codec is None else []), _write_names(tokens.names)]
     body = [_fingerprint(spec_text), deflate(b"".join(head), _DICTIONARY)]
     steps = tokens.ids[tokens.mask].cpu().numpy()  # [real steps, Q]
     for ids, size in zip(steps.T, tokens.spec.codebook_sizes, strict=True):
@@ -227,6 +231,7 @@ class _Head:
     side: dict[str, Tensor]
     shared: dict[str, Tensor]
     codec: str | None
+    names: tuple[str, ...] | None
 
 
 def _parse_head(reader: Reader, max_ids: int) -> _Head:
@@ -239,9 +244,28 @@ def _parse_head(reader: Reader, max_ids: int) -> _Head:
     shapes = _read_shapes(head, spec, max_ids)
     tensors = _TensorReader(head, budget=8 * max_ids)
     side, shared = tensors.read(), tensors.read()
-    codec = _check_codec(head.take(head.number(_MAX_CODEC_BYTES)).decode()) if head.left else None
+    codec = head.take(head.number(_MAX_CODEC_BYTES)).decode() if head.left else None
+    names = _read_names(head) if head.left else None
+    if codec is not None and (codec or names is None):
+        codec = _check_codec(codec)
     head.finish()
-    return _Head(spec, shapes, side, shared, codec)
+    return _Head(spec, shapes, side, shared, codec or None, names)
+
+
+def _write_names(names: tuple[str, ...]) -> bytes:
+    texts = [name.encode() for name in names]
+    if (total := sum(map(len, texts))) > _MAX_LABEL_BYTES:
+        raise BitstreamError(f"names must take at most {_MAX_LABEL_BYTES} bytes together, got {total}")
+    return varints(len(texts)) + b"".join(with_length(text) for text in texts)
+
+
+def _read_names(head: Reader) -> tuple[str, ...]:
+    names, budget = [], _MAX_LABEL_BYTES
+    for _ in range(head.number(head.left)):  # each takes a byte at least
+        text = head.take(head.number(budget))
+        budget -= len(text)
+        names.append(text.decode())
+    return tuple(names)
 
 
 def _check_codec(name: str) -> str:
@@ -262,7 +286,7 @@ def _parse(reader: Reader, max_ids: int) -> Tokens:
         if len(values):
             np.place(ids[..., column], mask, values)  # ids[mask, column] = would need two indices of 8 bytes per id
     reader.finish()
-    return Tokens(torch.from_numpy(ids), spec, torch.from_numpy(head.shapes), head.side, head.shared)
+    return Tokens(torch.from_numpy(ids), spec, torch.from_numpy(head.shapes), head.side, head.shared, head.names)
 
 
 def _read_shapes(head: Reader, spec: TokenSpec, max_ids: int) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from tokenizers_mm.labels import CLOCK
 from tokenizers_mm.tokens import Tokens
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _windows(codec: Codec, window_seconds: float, context_seconds: float) -> tup
 
 def _cut(tokens: Tokens, start: int, steps: int | None) -> Tokens:
     """``steps`` steps of the time axis from ``start`` on (all the rest for None), for items of equal grids."""
-    if extra := set(tokens.side) - {"size"}:
+    if extra := set(tokens.side) - {"size", CLOCK}:
         raise ValueError(f"these tokens carry {sorted(extra)} for the whole signal and cannot be cut in time")
     shape = tokens.shapes[0].tolist()
     grid = tokens.ids.reshape(len(tokens), *shape, tokens.ids.shape[-1])

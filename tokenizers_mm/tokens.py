@@ -14,7 +14,8 @@ image, VAR's ten scales       ``("scale",)``             680 steps of one column
 image, 1-D (TiTok)            ``("rank",)``              32 steps for any size, ``scales=(32,)``;
                                                          ``scalable="steps"`` where any prefix decodes
 EEG                           ``("channel", "time")``    ``hop=(1, 200)``: one row of tokens per electrode
-time series                   ``("channel", "time")``    scales (mean, deviation) travel in ``side``
+time series                   ``("channel", "time")``    scales (mean, deviation) travel in ``side``, columns' names in
+                                                         ``names``, timestamps as a regular clock in ``side["clock"]``
 text, bytes or subwords       ``("token",)``             ``hop=None``: the length depends on the content
 text, words of bytes          ``("token",)``             ``side["word_lengths"]`` ``[B, W]``
 text, dynamic vocabulary      ``("token",)``             ``shared["vocabulary"]``: one table for the whole batch
@@ -34,6 +35,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from tokenizers_mm.labels import CLOCK, check_names
 from tokenizers_mm.spec import TokenSpec
 
 __all__ = ["TokenSpec", "Tokens"]
@@ -48,11 +50,14 @@ class Tokens:
         spec: What these ids mean.
         shapes: int64 ``[B, A]``, each item's grid (A axes); by default every item fills all T steps of a 1-axis grid.
         side: Named per-item tensors ``[B, ...]`` that decode needs besides ids. ``side["size"]`` ``[B, D]`` holds the
-            original signal's samples along its last D dimensions, so that decode returns exactly those.
+            original signal's samples along its last D dimensions, so that decode returns exactly those; ``side["clock"]``
+            int64 ``[B, 2]``, where there are timestamps, the nanoseconds from 1970-01-01 UTC to the first sample and from
+            each to the next.
         shared: Named tensors that belong to the batch as a whole (a dynamic vocabulary).
+        names: Of the channels of every item, where they are known.
 
     Raises:
-        TypeError: If ids are not an integer tensor, or side or shared hold something else than tensors.
+        TypeError: If ids are not an integer tensor, side or shared hold something else than tensors, or names no strings.
         ValueError: If shapes do not fit together or an id is outside its codebook.
     """
 
@@ -61,6 +66,7 @@ class Tokens:
     shapes: Tensor = None  # type: ignore[assignment]  # filled in __post_init__
     side: Mapping[str, Tensor] = field(default_factory=dict)
     shared: Mapping[str, Tensor] = field(default_factory=dict)
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         ids, spec, axes = self.ids, self.spec, len(self.spec.axes)
@@ -87,6 +93,8 @@ class Tokens:
         for name, value in self.side.items():
             if value.ndim < 1 or len(value) != len(ids):
                 raise ValueError(f"side[{name!r}] must have {len(ids)} items, got {list(value.shape)}")
+        if self.names is not None:
+            check_names(self.names, spec, shapes)
         sizes = torch.tensor(spec.codebook_sizes, device=ids.device)
         if bool((self.lengths == ids.shape[1]).all()) and _inside(self.ids, sizes):
             return  # the common case, which needs neither masks nor copies
@@ -168,12 +176,13 @@ class Tokens:
         return replace(self, ids=self.ids[pick, :steps], shapes=shapes, side={k: v[pick] for k, v in self.side.items()})
 
     def __eq__(self, other: object) -> bool:
-        """Same spec, same grids, same ids, same side information; padding does not count."""
+        """Same spec, same grids, same ids, same side information and names; padding does not count."""
         if not isinstance(other, Tokens):
             return NotImplemented
         same_keys = self.side.keys() == other.side.keys() and self.shared.keys() == other.shared.keys()
         return (
             self.spec == other.spec
+            and self.names == other.names
             and same_keys
             and torch.equal(self.shapes, other.shapes)
             and all(torch.equal(a, b) for a, b in zip(self._rows(), other._rows(), strict=True))
@@ -217,11 +226,15 @@ class Tokens:
     def cat(cls, batches: Sequence[Tokens]) -> Tokens:
         """Batches of one spec as one batch, padded to the longest item.
 
+        What only labels the signals is kept where all agree on it: names if they are the same, clocks if all have one.
+
         Raises:
             ValueError: If there is nothing to join, specs or side names differ, or ``shared`` tables differ.
         """
         if not batches:
             raise ValueError("batches must hold at least one Tokens, got none")
+        if any(CLOCK in b.side for b in batches) and not all(CLOCK in b.side for b in batches):
+            batches = [replace(b, side={k: v for k, v in b.side.items() if k != CLOCK}) for b in batches]
         first = batches[0]
         for other in batches[1:]:
             if other.spec != first.spec:
@@ -236,6 +249,7 @@ class Tokens:
             shapes=torch.cat([b.shapes for b in batches]),
             side={key: _pad_cat([b.side[key] for b in batches]) for key in first.side},
             shared=first.shared,
+            names=first.names if all(b.names == first.names for b in batches) else None,
         )
 
     def save(self, path: str | Path, *, codec: str | None = None) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from tokenizers_mm import bitstream
 from tokenizers_mm.cards import HUB
 from tokenizers_mm.codec import Codec
+from tokenizers_mm.labels import Labels, labels_for
 from tokenizers_mm.reading import reading as reading_options
 from tokenizers_mm.registry import containers, list_codecs, matching, wing
 from tokenizers_mm.tokens import Tokens, TokenSpec
@@ -135,12 +136,20 @@ def encode_file(
     check_free(target, force)
     files, start = wing(codec.spec.modality, "files"), time.perf_counter()
     options = reading_options(codec.spec.modality, {**codec.reading, **(reading or {})})
+    labels = Labels()
     if codec.spec.frame_rate is None:
-        tokens = codec.encode(files.read(source, codec.spec, **options)[None])
+        if hasattr(files, "read_labelled"):
+            signal, labels = files.read_labelled(source, codec.spec, **options)
+        else:
+            signal = files.read(source, codec.spec, **options)
+        tokens = codec.encode(signal[None])
     else:
+        if hasattr(files, "labels"):
+            labels = files.labels(source, codec.spec, **options)
         pieces = files.blocks(source, codec.spec, window, **options)
         total = math.ceil(files.info(source).seconds / window)
         tokens = codec.encode_long(progress(pieces, total), window_seconds=window)
+    tokens = labels.put(tokens)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_tokens(tokens, target, codec, name=name, lm=lm)
     return _facts(tokens, source, target, target.stat().st_size, start)
@@ -177,14 +186,15 @@ def decode_file(
     for path in targets:
         check_free(path, force)
     for item, path in zip(tokens, targets, strict=True):
+        labels = labels_for(files, item)
         if codec.spec.frame_rate is None:
-            files.write(path, codec.decode(item)[0], codec.spec)
+            files.write(path, codec.decode(item)[0], codec.spec, **labels)
         else:
             pieces = progress(
                 codec.decode_long(item, window_seconds=window),
                 math.ceil(int(item.lengths[0]) / codec.spec.frame_rate / window),
             )
-            files.write(path, (piece[0] for piece in pieces), codec.spec)
+            files.write(path, (piece[0] for piece in pieces), codec.spec, **labels)
     return _facts(tokens, source, target, source.stat().st_size, start)
 
 

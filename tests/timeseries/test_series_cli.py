@@ -41,11 +41,35 @@ def test_tables_come_back_on_their_clock_with_their_gaps(name: str, table: pd.Da
     table.to_parquet(path) if name.endswith("parquet") else table.to_csv(path, index=False)
     run("encode", path, "-c", "chronos-bins", "--read", "columns=load,temperature")
     run("decode", tmp_path / "load.mmt", "--format", "parquet", "-o", tmp_path / "out")
-    back = files.load(tmp_path / "out" / "load.parquet").values
-    expected = table.set_index("date")[["load", "temperature"]].asfreq("h").to_numpy().T
+    found = files.load(tmp_path / "out" / "load.parquet")
+    back = found.values
+    frame = table.set_index("date")[["load", "temperature"]].asfreq("h")
+    expected = frame.to_numpy().T
+    assert found.names == ("load", "temperature")
+    assert np.array_equal(found.times, frame.index.to_numpy())
     assert np.array_equal(np.isnan(back), np.isnan(expected))
     step = 30 / 4092 * np.nanmean(np.abs(expected), axis=1, keepdims=True)
     assert np.nanmax(np.abs(back - expected) / step) < 0.51
+
+
+def test_token_files_show_their_columns_and_clock(
+    table: pd.DataFrame, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table.drop(columns="note").rename(columns={"load": "[red]\n"}).to_csv(tmp_path / "load.csv", index=False)
+    run("encode", tmp_path / "load.csv", "-c", "totem-etth1")
+    capsys.readouterr()
+    run("info", tmp_path / "load.mmt")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "channels: '[red]\\n', temperature" in shown
+    assert "from 2024-01-01 in steps of 3600 s" in shown
+
+
+def test_tokens_without_labels_decode_to_numbered_columns(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(40, 2)))
+    run("encode", tmp_path / "x.npy", "-c", "sax")
+    run("decode", tmp_path / "x.mmt", "-o", tmp_path / "x.csv")
+    back = files.load(tmp_path / "x.csv")
+    assert (back.names, back.times) == (("channel-0", "channel-1"), None)
 
 
 def test_a_column_of_text_is_named_in_the_error(

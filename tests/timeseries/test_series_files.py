@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 
+from tokenizers_mm.labels import Labels
 from tokenizers_mm.timeseries import TOTEM, files
-from tokenizers_mm.timeseries.series import Series, from_pandas
+from tokenizers_mm.timeseries.series import Series, from_pandas, ticks
 
 SPEC = TOTEM().spec
 
@@ -41,6 +42,32 @@ def test_names_and_timestamps_come_back(suffix: str, tmp_path: Path) -> None:
     assert np.array_equal(back.times, times)
     np.testing.assert_allclose(back.values, series.values, rtol=1e-15)
     assert files.info(tmp_path / f"x{suffix}").step == np.timedelta64(7, "m")
+
+
+def test_labels_are_columns_and_the_regular_clock(tmp_path: Path) -> None:
+    path = write(
+        tmp_path / "x.csv",
+        "date,file,b\n2024-01-01 00:00:00,1,2\n2024-01-01 00:00:59,3,4\n2024-01-01 00:02:00,5,6\n2024-01-01 00:05:00,7,8\n",
+    )
+    x, labels = files.read_labelled(path, SPEC, columns=["b", "file"])
+    assert labels.names == ("b", "file")
+    assert labels.clock == (np.datetime64("2024-01-01", "ns").astype(int), 61_000_000_000)
+    for suffix in (".csv", ".npz"):
+        files.write(tmp_path / f"y{suffix}", x, SPEC, labels=labels)
+        back = files.load(tmp_path / f"y{suffix}")
+        assert back.names == labels.names
+        assert back.clock == (labels.clock if suffix == ".csv" else None)
+    with pytest.raises(ValueError, match="different names"):
+        files.write(tmp_path / "z.csv", x, SPEC, labels=Labels(("a", "a")))
+    with pytest.raises(ValueError, match="beyond the years"):
+        files.write(tmp_path / "z.csv", x, SPEC, labels=Labels(None, (2**62, 2**60)))
+
+
+def test_the_clock_of_rounded_times_does_not_drift() -> None:
+    times = np.datetime64("2024-01-01", "ns") + np.rint(np.arange(10_000) * 1e9 / 30).astype("timedelta64[ns]")
+    series = Series(np.zeros((1, 10_000)), ("a",), times)
+    assert series.clock is not None
+    assert np.abs(ticks(*series.clock, 10_000) - times).max() < np.timedelta64(10, "us")
 
 
 def test_rows_are_sorted_and_gaps_are_missing(tmp_path: Path) -> None:

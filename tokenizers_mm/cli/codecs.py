@@ -15,6 +15,9 @@ from tokenizers_mm.cli.common import app, number, out
 
 if TYPE_CHECKING:
     from tokenizers_mm.cards import Card
+    from tokenizers_mm.tokens import Tokens
+
+_NAMES = 20  # channels' names shown
 
 
 @app.command("list")
@@ -162,6 +165,25 @@ def _print_token_file(path: Path) -> None:
     out.print(f"{len(tokens)} item(s), spec {tokens.spec.fingerprint}, fits {names}", highlight=False)
     out.print(f"written by {escape(writer) if writer else 'a codec that it does not name'}", highlight=False)
     out.print({key: value for key, value in tokens.spec.to_dict().items() if value is not None})
+    if tokens.names is not None:
+        shown = ", ".join(name if name.isprintable() else ascii(name) for name in tokens.names[:_NAMES])
+        more = len(tokens.names) - _NAMES
+        out.print(f"channels: {escape(shown)}" + (f" and {more} more" if more > 0 else ""), highlight=False)
     for index, item in enumerate(tokens):
         rate = "" if tokens.spec.frame_rate is None else f", {float(item.bitrate[0]) / 1000:g} kbit/s nominal"
-        out.print(f"item {index}: grid {item.shape}, {float(item.bits[0]):,.0f} bits{rate}", highlight=False)
+        out.print(
+            f"item {index}: grid {item.shape}, {float(item.bits[0]):,.0f} bits{rate}{_clock(item)}", highlight=False
+        )
+
+
+def _clock(item: Tokens) -> str:
+    """The clock of one item, in words."""
+    import numpy as np
+
+    from tokenizers_mm.labels import Labels
+
+    clock = Labels.of(item).clock
+    if clock is None:
+        return ""
+    start, step = np.datetime64(clock[0], "ns"), clock[1] / 1e9
+    return f", from {np.datetime_as_string(start, unit='auto')} in steps of {step:g} s"

@@ -6,22 +6,18 @@ Timestamps sort the rows and decide where values are missing; series with irregu
 
 from __future__ import annotations
 
-import gzip
-import io
-import os
 import re
-import secrets
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from torch import Tensor
 
-from tokenizers_mm.timeseries.series import Duplicates, Series, from_pandas, time_column
+from tokenizers_mm.labels import Labels
+from tokenizers_mm.timeseries.formats import EXTENSIONS, read_table, save
+from tokenizers_mm.timeseries.series import Duplicates, Series, from_pandas, ticks, time_column
 from tokenizers_mm.tokens import TokenSpec
 
 if TYPE_CHECKING:
@@ -37,19 +33,15 @@ __all__ = [
     "load",
     "load_groups",
     "read",
+    "read_labelled",
     "reading",
     "save",
     "write",
 ]
 
-EXTENSIONS: tuple[str, ...] = (".csv", ".gz", ".tsv", ".parquet", ".npy", ".npz")
 SAMPLE = "value"
 """What rates of this modality refer to."""
-MAX_BYTES = 2**32
-"""Most bytes that a gzipped file may unpack to: a small file can be a huge table."""
-
 _ETT_ROWS, _ETT_WINDOW = (8640, 11520, 14400), 96  # ends of training, validation and test (Zhou et al., 2021)
-_WRITTEN = (".csv", ".tsv", ".parquet", ".npy", ".npz")
 
 
 @dataclass(frozen=True)
@@ -129,7 +121,7 @@ def load(
         ImportError: If the package that reads this format is not installed.
     """
     path = Path(path)
-    table = _table(path)
+    table = read_table(path)
     if isinstance(table, Series):
         return table if columns is None else table.pick(columns)
     if columns is not None:
@@ -159,7 +151,7 @@ def load_groups(
     Raises:
         As :func:`load`, also if two rows of one series have the same timestamp.
     """
-    table = _table(Path(path))
+    table = read_table(Path(path))
     if isinstance(table, Series):
         raise ValueError(f"{path} has no column {group!r}: groups need a CSV or Parquet table")
     _check_columns(table, [group, *(columns or ())], Path(path))
@@ -181,7 +173,23 @@ def read(
     rows: Sequence[int] | None = None,
     standardise: Sequence[int] | None = None,
 ) -> Tensor:
-    """A file as a signal on a regular clock.
+    """A file as a signal on a regular clock: what :func:`read_labelled` reads, without the labels."""
+    return read_labelled(
+        path, spec, time=time, columns=columns, duplicates=duplicates, rows=rows, standardise=standardise
+    )[0]
+
+
+def read_labelled(
+    path: str | Path,
+    spec: TokenSpec,
+    *,
+    time: str | None = None,
+    columns: Sequence[str] | None = None,
+    duplicates: Duplicates = "error",
+    rows: Sequence[int] | None = None,
+    standardise: Sequence[int] | None = None,
+) -> tuple[Tensor, Labels]:
+    """A file as a signal on a regular clock, with its columns' names and that clock.
 
     Args:
         path: See :func:`load`.
@@ -194,7 +202,8 @@ def read(
             they are. The ETT protocol is ``[0, 8640]``, the training rows.
 
     Returns:
-        float32 ``[C, N]``, NaN where missing.
+        float32 ``[C, N]``, NaN where missing, and labels. Rows at irregular times are at the nearest ticks of the clock, whose
+        step is the median one (:meth:`~tokenizers_mm.timeseries.series.Series.regular`): their own times are not kept.
 
     Raises:
         As :func:`load`; also ValueError if a value is infinite, the spec wants another number of channels, or there are no
@@ -209,7 +218,7 @@ def read(
         series = scaled_by(series, series.rows(*standardise))
     if rows is not None:
         series = series.rows(*rows)
-    return series.signal()
+    return series.signal(), Labels(series.names, series.clock)
 
 
 def reading(options: Mapping[str, object]) -> dict[str, Any]:
@@ -256,114 +265,27 @@ def scaled_by(series: Series, part: Series) -> Series:
     return Series(values, series.names, series.times)
 
 
-def write(path: str | Path, signal: Tensor, spec: TokenSpec) -> None:
-    """Write a signal; columns are called ``channel-0`` and so on, missing values are empty cells.
+def write(path: str | Path, signal: Tensor, spec: TokenSpec, *, labels: Labels | None = None) -> None:
+    """Write a signal; missing values are empty cells.
 
     Args:
         path: Where to; ``.csv``, ``.tsv``, ``.parquet``, ``.npy`` or ``.npz``.
         signal: Float ``[C, N]``.
         spec: Gives the modality.
+        labels: Names of the columns, ``channel-0`` and so on by default, and the clock of a column ``time``.
 
     Raises:
         TypeError: If the signal is not a float tensor.
-        ValueError: If it is of another shape, or the format is unknown.
+        ValueError: If it is of another shape, the labels do not fit, or the format is unknown.
     """
     if not isinstance(signal, Tensor) or not signal.is_floating_point():
         raise TypeError(f"expected a float signal [C, N], got {getattr(signal, 'dtype', type(signal).__name__)}")
     if spec.modality != "timeseries" or signal.ndim != 2 or not signal.numel():
         raise ValueError(f"expected a timeseries signal [C, N], got {spec.modality} {list(signal.shape)}")
     values = signal.detach().cpu().float().numpy()
-    save(path, Series(values, tuple(f"channel-{i}" for i in range(len(values)))))
-
-
-def save(path: str | Path, series: Series) -> None:
-    """Write a series, timestamps included (not to NumPy files); the file appears only when it is complete.
-
-    Raises:
-        ValueError: If the extension is none of those that are written.
-        IsADirectoryError: If ``path`` is a folder.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in _WRITTEN:
-        raise ValueError(f"cannot write {path}: the extension must be one of {', '.join(_WRITTEN)}")
-    if path.is_dir():
-        raise IsADirectoryError(f"cannot write {path}: it is a folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{secrets.token_hex(4)}{path.suffix.lower()}")
-    try:
-        _save(partial, series)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _save(path: Path, series: Series) -> None:
-    if path.suffix == ".npy":
-        np.save(path, series.values.T)
-    elif path.suffix == ".npz":
-        np.savez_compressed(path, **dict(zip(series.names, series.values, strict=True)))  # type: ignore[arg-type]
-    elif path.suffix == ".parquet":
-        _parquet_engine()
-        series.to_pandas().to_parquet(path)
-    else:
-        digits = "%.9g" if series.values.dtype == np.float32 else "%.17g"
-        separator: Literal["\t", ","] = "\t" if path.suffix == ".tsv" else ","
-        series.to_pandas().to_csv(path, sep=separator, index=series.times is not None, float_format=digits)
-
-
-def _table(path: Path) -> pd.DataFrame | Series:
-    if path.is_dir():
-        raise IsADirectoryError(f"expected a file of series, {path} is a folder")
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of series at {path}")
-    kind = Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
-    try:
-        if kind in (".csv", ".tsv"):
-            return _delimited(path, "\t" if kind == ".tsv" else ",")
-        if kind == ".parquet":
-            import pandas as pd
-
-            _parquet_engine()
-            return pd.read_parquet(path)
-        if kind in (".npy", ".npz"):
-            return _arrays(path)
-    except ImportError:
-        raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} cannot be read as {kind}: {str(error).splitlines()[0] if str(error) else error!r}"
-        ) from None
-    raise ValueError(f"cannot read {path}: the extension must be one of {', '.join(EXTENSIONS)} (.csv.gz, .tsv.gz)")
-
-
-def _delimited(path: Path, separator: str) -> pd.DataFrame:
-    import pandas as pd
-
-    with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise ValueError(f"it holds more than {MAX_BYTES:,} bytes")
-    table = pd.read_csv(io.BytesIO(data), sep=separator)
-    if all(_is_number(column) for column in table.columns):  # no header: what looks like one is the first row
-        table = pd.read_csv(
-            io.BytesIO(data), sep=separator, header=None, names=[f"channel-{i}" for i in range(table.shape[1])]
-        )
-    return table
-
-
-def _arrays(path: Path) -> Series:
-    loaded = np.load(path, allow_pickle=False)
-    found: dict[str, np.ndarray] = {"": loaded} if isinstance(loaded, np.ndarray) else {**loaded}
-    columns: dict[str, np.ndarray] = {}
-    for name, array in found.items():
-        if array.dtype.kind not in "fiub" or array.ndim not in (1, 2):
-            raise ValueError(f"expected numbers [N] or [N, C], got {array.dtype} {list(array.shape)}")
-        rows = array.reshape(len(array), -1).T
-        prefix = name or "channel"
-        columns |= {name if name and array.ndim == 1 else f"{prefix}-{i}": row for i, row in enumerate(rows)}
-    if len({len(row) for row in columns.values()}) != 1:
-        raise ValueError(f"its arrays differ in length: {sorted({len(row) for row in columns.values()})}")
-    return Series(np.stack(list(columns.values())).astype(np.float64), tuple(columns))
+    labels = labels or Labels()
+    names = tuple(f"channel-{i}" for i in range(len(values))) if labels.names is None else labels.names
+    save(path, Series(values, names, None if labels.clock is None else ticks(*labels.clock, values.shape[1])))
 
 
 def _with_time(table: pd.DataFrame, columns: Sequence[str], time: str | None) -> list[str]:
@@ -374,18 +296,3 @@ def _with_time(table: pd.DataFrame, columns: Sequence[str], time: str | None) ->
 def _check_columns(table: pd.DataFrame, columns: Sequence[str], path: Path) -> None:
     if missing := [column for column in columns if column not in table.columns]:
         raise ValueError(f"{path} has no column {missing[0]!r}: expected some of {list(map(str, table.columns))}")
-
-
-def _is_number(text: object) -> bool:
-    try:
-        float(str(text))
-    except ValueError:
-        return False
-    return True
-
-
-def _parquet_engine() -> None:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise ImportError("Parquet files need the package pyarrow: pip install 'tokenizers_mm[timeseries]'") from None

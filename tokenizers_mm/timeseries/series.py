@@ -72,6 +72,14 @@ class Series:
             return True
         return bool((np.abs(np.diff(self.times) - step) <= step / 1000).all())
 
+    @property
+    def clock(self) -> tuple[int, int] | None:
+        """Nanoseconds from 1970-01-01 UTC to the first sample and, on average, from each to the next; None without."""
+        if self.times is None or not self.is_regular:
+            return None
+        first, last = (int(time) for time in self.times[[0, -1]].astype("datetime64[ns]").astype(np.int64))
+        return first, round((last - first) / max(1, len(self) - 1))
+
     def regular(self, step: np.timedelta64 | None = None) -> Series:
         """The series on a clock of equal steps: each row at the nearest tick, the mean of rows that share one, NaN where none is.
 
@@ -131,6 +139,19 @@ class Series:
 
         index = None if self.times is None else pd.DatetimeIndex(self.times, name="time")
         return pd.DataFrame(self.values.T, columns=list(self.names), index=index)
+
+
+def ticks(start: int, step: int, count: int) -> np.ndarray:
+    """Times datetime64[ns] ``[count]`` of a clock (see :attr:`Series.clock`).
+
+    Raises:
+        ValueError: If they go beyond what datetime64[ns] holds.
+    """
+    if not -(2**63) < start <= start + step * count < 2**63:
+        raise ValueError(
+            f"a clock of {count} steps of {step} ns from {start} goes beyond the years that timestamps hold"
+        )
+    return (start + step * np.arange(count)).astype("datetime64[ns]")
 
 
 def from_pandas(
