@@ -79,6 +79,41 @@ def test_a_file_becomes_tokens_and_edf_again(codec: Path, tmp_path: Path, capsys
     assert "item 0: grid (19, 100)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("montage", [None, "O2,C3,Fp1-P7"])
+def test_electrodes_keep_their_names_through_tokens(montage: str | None, codec: Path, tmp_path: Path) -> None:
+    source = next(SAMPLES.glob("*.edf"))
+    names = files.info(source).names if montage is None else tuple(montage.split(","))
+    tokens, back = tmp_path / "y.mmt", tmp_path / "y.edf"
+    coder = tm.load(codec)
+    transcode.encode_file(coder, source, tokens, reading={} if montage is None else {"montage": montage})
+    assert Tokens.load(tokens).names == names
+    transcode.decode_file(coder, Tokens.load(tokens), tokens, back)
+    assert files.info(back).names == names
+
+
+def test_a_scalable_codec_is_evaluated_at_a_bitrate(tmp_path: Path) -> None:
+    report = evaluate(
+        ["eeg-waveform@0.02", "eeg-waveform"],
+        limit=1,
+        baselines=(),
+        metrics=["snr"],
+        output=tmp_path / "r.json",
+        progress=False,
+    )
+    low, full = report.codecs
+    assert (low.codec, low.nominal_rate, full.nominal_rate) == ("eeg-waveform@0.02", 20, 100)
+    assert low.metrics["snr"].mean < full.metrics["snr"].mean
+    assert low.fingerprint == full.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("source", "message"), [("tfm-small@0.02", "one bitrate only"), ("eeg-waveform@0.001", "at least 0.02")]
+)
+def test_bitrates_that_a_codec_does_not_have_are_refused(source: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluate([source], progress=False)
+
+
 def test_a_folder_is_searched_and_read_with_options(codec: Path, tmp_path: Path) -> None:
     run("encode", SAMPLES, "-c", codec, "-o", tmp_path / "out", "--read", "montage=C3,C4", code=1)
     made = sorted((tmp_path / "out").glob("*.mmt"))

@@ -14,7 +14,12 @@ from tokenizers_mm.cli.common import Device, Reading, Window, app, complain, err
 
 @app.command("eval")
 def evaluate(
-    codecs: Annotated[list[str], typer.Argument(help="Cards, folders or hf:owner/name.", show_default=False)],
+    codecs: Annotated[
+        list[str],
+        typer.Argument(
+            help="Cards, folders or hf:owner/name; NAME@KBPS: a scalable one at that bitrate.", show_default=False
+        ),
+    ],
     data: Annotated[
         Path | None, typer.Option("--data", "-d", help="Folder, manifest CSV or file; default: the shipped samples.")
     ] = None,

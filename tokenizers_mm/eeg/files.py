@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tokenizers_mm.eeg.preprocessing import Preprocessing
 from tokenizers_mm.eeg.recordings import READERS, Event, Recording, open_recording
+from tokenizers_mm.labels import Labels
 from tokenizers_mm.resampling import cut
 from tokenizers_mm.tokens import TokenSpec
 
@@ -26,6 +27,7 @@ __all__ = [
     "Recording",
     "blocks",
     "info",
+    "labels",
     "open_recording",
     "read",
     "reading",
@@ -138,6 +140,11 @@ def blocks(
     return cut(_parsed(preprocessing).pieces(recording, spec.sample_rate, channels=spec.channels), size)
 
 
+def labels(path: str | Path, spec: TokenSpec, *, preprocessing: Preprocessing | Mapping[str, object] = NONE) -> Labels:
+    """Names of the channels that :func:`read` gives, in its order; arguments and errors as there."""
+    return Labels(_parsed(preprocessing).channels(open_recording(path), spec.channels))
+
+
 def write(
     path: str | Path,
     signal: Tensor | Iterable[Tensor],
@@ -145,6 +152,7 @@ def write(
     *,
     names: tuple[str, ...] | None = None,
     events: tuple[Event, ...] = (),
+    labels: Labels | None = None,
 ) -> None:
     """Write microvolts to an EEG file whose extension gives the format.
 
@@ -155,8 +163,9 @@ def write(
         path: Where to; ``.edf``, ``.bdf`` or ``.npz``.
         signal: Float ``[C, N]``, or consecutive pieces ``[C, n]`` of it.
         spec: Gives ``sample_rate``, and ``channels`` (0 takes any number).
-        names: Of the channels; by default those of the named montage of that many, or ``EEG 1``, ``EEG 2``, ...
+        names: Of the channels; by default those of ``labels``, of the named montage of that many, or ``EEG 1``, ``EEG 2``, ...
         events: To be stored with it.
+        labels: What tokens carry of the original.
 
     Raises:
         TypeError: If the signal is not float.
@@ -166,6 +175,7 @@ def write(
     from tokenizers_mm.eeg import writing
 
     _check(spec)
+    names = names or (None if labels is None else labels.names)
     writing.write(Path(path), [signal] if isinstance(signal, Tensor) else signal, spec, names, events)
 
 

@@ -11,6 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenizers_mm.eeg.spectra import BANDS, band_power, density
+
+_BAND_SECONDS = 2.0  # as the metrics: a bin every half Hz
+
 
 class RelativeWaveformLoss(nn.Module):
     """Mean squared difference of the samples by the power of the channel: 1 less the share of power that is explained.
@@ -57,6 +61,38 @@ class LogSpectralLoss(nn.Module):
         frames = x.unfold(-1, n_fft, max(1, n_fft // 4)) * self.get_buffer(f"window_{n_fft}")
         power = torch.view_as_real(torch.fft.rfft(frames, norm="forward") * 2).square().sum(dim=-1)
         return (power + self.floor**2).log()
+
+
+class BandPowerLoss(nn.Module):
+    """Mean absolute difference of the log power of the rhythms' bands (delta to gamma), over 2 s windows a second apart.
+
+    Squared error keeps of a rhythm only what it can predict, so that its power shrinks; this loss asks for the whole of it.
+
+    Args:
+        sample_rate: Hz.
+        floor: Microvolts squared per Hz below which densities count as it.
+
+    Raises:
+        ValueError: If ``floor`` is not positive or ``sample_rate`` is below twice the highest band.
+    """
+
+    def __init__(self, sample_rate: int = 200, floor: float = 0.01) -> None:
+        super().__init__()
+        _check_positive("floor", floor)
+        highest = max(high for _, high in BANDS.values())
+        if sample_rate < 2 * highest:
+            raise ValueError(f"sample_rate must be at least {2 * highest:g} Hz, got {sample_rate}")
+        self.sample_rate, self.floor = sample_rate, floor
+
+    def forward(self, estimate: Tensor, reference: Tensor) -> Tensor:
+        _check_pair(estimate, reference)
+        return F.l1_loss(self._log(estimate), self._log(reference))
+
+    def _log(self, x: Tensor) -> Tensor:
+        x = F.pad(x.float().flatten(0, 1), (0, max(0, round(_BAND_SECONDS * self.sample_rate) - x.shape[-1])))
+        power, frequencies = density(x, self.sample_rate, _BAND_SECONDS)
+        bands = [band_power(power, frequencies, low, high) + self.floor * (high - low) for low, high in BANDS.values()]
+        return torch.stack(bands).log()
 
 
 def _check_pair(estimate: Tensor, reference: Tensor) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tokenizers_mm import registry
 from tokenizers_mm.cards import HUB
+from tokenizers_mm.evaluation.plan import card_and_rate
 from tokenizers_mm.evaluation.report import CodecResult, Report, Summary
 from tokenizers_mm.evaluation.schema import json_schema, read_report
 from tokenizers_mm.evaluation.suite import Suite, load_suite
@@ -158,7 +159,8 @@ def _from_folder(result: CodecResult) -> bool:
     shipped = {card.name for card in registry.list_codecs()}
     if result.kind == "detector":
         return os.sep in result.codec
-    return result.kind == "codec" and result.codec not in shipped and not result.codec.startswith(HUB)
+    name = card_and_rate(result.codec)[0]
+    return result.kind == "codec" and name not in shipped and not name.startswith(HUB)
 
 
 def _variants(suite: Suite, entries: Sequence[_Entry]) -> list[_Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ from tokenizers_mm.evaluation.models import Model, Source, find_models
 from tokenizers_mm.evaluation.report import SCHEMA
 from tokenizers_mm.evaluation.suite import Suite, load_suite
 from tokenizers_mm.reading import reading as reading_options
+
+_RATE = re.compile(r"\d*\.?\d+")
 
 
 @dataclass(frozen=True)
@@ -108,18 +111,36 @@ def load_coders(codecs: Sequence[Any], suite: str | Path | None, device: torch.d
 
 
 def load_codecs(codecs: Sequence[str | Path | Codec], device: torch.device | str) -> dict[str, Codec]:
-    """Codecs by a name each."""
+    """Codecs by a name each; ``NAME@KBPS`` is a scalable one at that bitrate, kbit/s."""
     if isinstance(codecs, (str, Path, Codec)):
         codecs = [codecs]
     if not codecs:
         raise ValueError("codecs must name at least one codec, got none")
     named: dict[str, Codec] = {}
     for source in codecs:
-        codec = source if isinstance(source, Codec) else registry.load(source, device=device)
+        codec = source if isinstance(source, Codec) else _load(source, device)
         name = type(source).__name__ if isinstance(source, Codec) else os.fspath(source).rstrip("/")
         count = sum(taken == name or taken.startswith(f"{name} #") for taken in named)
         named[f"{name} #{count + 1}" if count else name] = codec
     return named
+
+
+def card_and_rate(source: str) -> tuple[str, float | None]:
+    """``NAME@KBPS`` as the name and the bitrate; other sources, and paths that exist, as they are."""
+    name, _, rate = source.rpartition("@")
+    if not name or not _RATE.fullmatch(rate) or os.path.exists(source):
+        return source, None
+    return name, float(rate)
+
+
+def _load(source: str | Path, device: torch.device | str) -> Codec:
+    name, kbps = card_and_rate(os.fspath(source))
+    if kbps is None:
+        return registry.load(source, device=device)
+    codec = registry.load(name, device=device)
+    if codec.spec.scalable != "columns":
+        raise ValueError(f"{os.fspath(source)}: {name} has one bitrate only")
+    return codec.with_bitrate(kbps)
 
 
 def one_modality(named: Mapping[str, Codec]) -> str:

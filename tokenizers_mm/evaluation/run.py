@@ -66,7 +66,8 @@ def evaluate(
     from there and gives the same numbers.
 
     Args:
-        codecs: Card names, folders or codecs; with a suite of a detection wing, detectors.
+        codecs: Card names, folders or codecs, ``NAME@KBPS`` for a scalable one at a bitrate in kbit/s; with a suite of a
+            detection wing, detectors.
         data: Folder, manifest CSV (columns ``path`` and, optionally, ``split``) or file; by default the suite's own samples.
         split: Rows of a manifest that count, ``"all"`` for all; by default the suite's.
         output: JSON file to write.

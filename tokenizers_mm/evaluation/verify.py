@@ -16,6 +16,7 @@ from pathlib import Path
 from tokenizers_mm import registry
 from tokenizers_mm.evaluation.coders import codec_fingerprint
 from tokenizers_mm.evaluation.items import find_items
+from tokenizers_mm.evaluation.plan import card_and_rate
 from tokenizers_mm.evaluation.report import CodecResult, Report, Summary
 from tokenizers_mm.evaluation.suite import Suite, load_suite
 from tokenizers_mm.evaluation.summarise import rate, summarise_metrics, summarise_stability
@@ -115,6 +116,7 @@ def _items(report: Report, result: CodecResult) -> Iterator[str]:
 @cache
 def _card_fingerprint(name: str) -> str | None:
     """Fingerprint of a card's codec with the weights that ship; None where no such weights are here."""
+    name = card_and_rate(name)[0]
     card = {card.name: card for card in registry.list_codecs()}.get(name)
     if card is None or card.checkpoint_folder is None:
         return None
