@@ -1,0 +1,1 @@
+"""Text wing: lossless codecs, segmenters, hierarchical models."""
