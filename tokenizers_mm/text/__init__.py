@@ -1,6 +1,8 @@
 """Text wing: lossless codecs, segmenters, hierarchical models."""
 
+from tokenizers_mm.text.flat import ByteLM, SubwordLM
+from tokenizers_mm.text.hat_paper import HATPaper
 from tokenizers_mm.text.subword import SubwordCodec
 from tokenizers_mm.text.units import ByteCodec, WordByteCodec
 
-__all__ = ["ByteCodec", "SubwordCodec", "WordByteCodec"]
+__all__ = ["ByteCodec", "ByteLM", "HATPaper", "SubwordCodec", "SubwordLM", "WordByteCodec"]
