@@ -65,8 +65,8 @@ class TextCodec(Codec):
 
     def _encode(self, x: Any, lengths: Any) -> Tokens:
         """Tokens of strings, and of the same as UTF-8."""
-        rows = [torch.from_numpy(np.ascontiguousarray(self._ids(*pair))) for pair in zip(x, lengths, strict=True)]
-        ids = torch.nn.utils.rnn.pad_sequence([row.long() for row in rows], batch_first=True)
+        rows = [torch.from_numpy(self._ids(*pair).astype(np.int64)) for pair in zip(x, lengths, strict=True)]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
         shapes = torch.tensor([[len(row)] for row in rows])
         side = {"size": torch.tensor([[len(item)] for item in lengths]), **self._side(lengths)}
         return Tokens(ids[..., None], self.spec, shapes, side)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING
 
+from tokenizers_mm.text.segmenters.base import whole_characters
 from tokenizers_mm.tokens import Tokens
 
 if TYPE_CHECKING:
     from tokenizers_mm.text.codec import TextCodec
+    from tokenizers_mm.text.units import WordByteCodec
 
 
 class TextEncodeStream:
@@ -27,10 +29,8 @@ class TextEncodeStream:
         Raises:
             ValueError: If the bytes are not UTF-8.
         """
-        data = bytes([chunk]) if isinstance(chunk, int) else chunk.encode() if isinstance(chunk, str) else chunk
-        self._pending += data
-        ready = self.codec._settled(self._pending)
-        return self._encode(ready)
+        self._pending += as_bytes(chunk)
+        return self._encode(self.codec._settled(self._pending))
 
     def flush(self) -> Tokens:
         """Tokens of what is left; the session then starts anew."""
@@ -38,13 +38,30 @@ class TextEncodeStream:
 
     def _encode(self, count: int) -> Tokens:
         ready, self._pending = self._pending[:count], self._pending[count:]
-        try:
-            text = ready.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"the text is not UTF-8 at byte {error.start} of those that wait ({ready[error.start :][:4].hex(' ')})"
-            ) from None
-        return self.codec.encode([text])
+        return self.codec.encode([_text(ready)])
+
+
+class WordEncodeStream:
+    """One text in pieces, cut anywhere; its bytes out, whole words at a time, with ``side["word_lengths"]`` of these words."""
+
+    def __init__(self, codec: WordByteCodec) -> None:
+        self.codec = codec
+        self._session, self._unfinished = codec.segmenter.stream(), b""
+
+    def push(self, chunk: bytes | str | int) -> Tokens:
+        """As :meth:`TextEncodeStream.push`."""
+        data = as_bytes(chunk)
+        self._unfinished += data
+        whole = whole_characters(self._unfinished)
+        _text(self._unfinished[:whole])
+        self._unfinished = self._unfinished[whole:]
+        return self.codec.of_words(self._session.push(data))
+
+    def flush(self) -> Tokens:
+        """Tokens of what is left; the session then starts anew."""
+        unfinished, self._unfinished = self._unfinished, b""
+        _text(unfinished)
+        return self.codec.of_words(self._session.flush())
 
 
 class TextDecodeStream:
@@ -73,3 +90,18 @@ class TextDecodeStream:
         rest = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return rest
+
+
+def as_bytes(chunk: bytes | str | int) -> bytes:
+    """UTF-8 of a piece of text, or bytes as they are, or one byte by its value."""
+    if isinstance(chunk, int):
+        return bytes([chunk])
+    return chunk.encode("utf-8") if isinstance(chunk, str) else chunk
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        bad = data[error.start :][:4].hex(" ")
+        raise ValueError(f"the text is not UTF-8: {bad} at byte {error.start} of those that wait") from None

@@ -16,7 +16,8 @@ from torch import Tensor
 from tokenizers_mm.text.codec import TextCodec
 from tokenizers_mm.text.segmenters import segmenter as make_segmenter
 from tokenizers_mm.text.segmenters.base import whole_characters
-from tokenizers_mm.tokens import TokenSpec
+from tokenizers_mm.text.streaming import WordEncodeStream
+from tokenizers_mm.tokens import Tokens, TokenSpec
 
 SPEC = TokenSpec(modality="text", codebook_sizes=(256,), axes=("token",))
 
@@ -65,6 +66,15 @@ class WordByteCodec(ByteCodec):
         rows = [torch.from_numpy(self.segmenter.segment(item).lengths) for item in data]
         return {"word_lengths": torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)}
 
-    def _settled(self, data: bytes) -> int:
-        starts, _ = self.segmenter.settled(data)
-        return self.segmenter.restart(data, starts) if len(starts) else 0
+    def of_words(self, words: Sequence[bytes]) -> Tokens:
+        """Tokens, a batch of one, of words."""
+        data = b"".join(words)
+        lengths = torch.tensor([[len(word) for word in words]], dtype=torch.int64)
+        ids = torch.from_numpy(np.frombuffer(data, dtype=np.uint8).astype(np.int64))
+        return Tokens(
+            ids[None, :, None], self.spec, side={"size": torch.tensor([[len(data)]]), "word_lengths": lengths}
+        )
+
+    def stream(self, *, decode: bool = False) -> Any:
+        """As every text codec's; encoding gives whole words (:class:`~tokenizers_mm.text.streaming.WordEncodeStream`)."""
+        return super().stream(decode=True) if decode else WordEncodeStream(self)
