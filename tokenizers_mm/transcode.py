@@ -19,6 +19,7 @@ from tokenizers_mm.cards import HUB
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.reading import reading as reading_options
 from tokenizers_mm.registry import containers, list_codecs, matching, wing
+from tokenizers_mm.signals import batched
 from tokenizers_mm.tokens import Tokens, TokenSpec
 from tokenizers_mm.weights import WEIGHTS
 
@@ -136,7 +137,7 @@ def encode_file(
     files, start = wing(codec.spec.modality, "files"), time.perf_counter()
     options = reading_options(codec.spec.modality, {**codec.reading, **(reading or {})})
     if codec.spec.frame_rate is None:
-        tokens = codec.encode(files.read(source, codec.spec, **options)[None])
+        tokens = codec.encode(*batched([files.read(source, codec.spec, **options)]))
     else:
         pieces = files.blocks(source, codec.spec, window, **options)
         total = math.ceil(files.info(source).seconds / window)
