@@ -118,7 +118,7 @@ class _Tokenizers(Vocabulary):
         size = max(self.tokenizer.get_vocab(with_added_tokens=True).values()) + 1
         names = [self.tokenizer.id_to_token(i) or "" for i in range(size)]
         tokens = [
-            added[i].encode() if i in added else _from_alphabet(name) if levels else _from_piece(name)
+            added[i].encode() if i in added else from_alphabet(name) if levels else from_piece(name)
             for i, name in enumerate(names)
         ]
         has_bytes = {token for token in tokens if len(token) == 1} >= {bytes([b]) for b in range(256)}
@@ -183,7 +183,7 @@ class _SentencePiece(Vocabulary):
         except (RuntimeError, TypeError) as error:
             raise ValueError(f"not a SentencePiece model: {error}") from None
         p = self.processor
-        tokens = [b"" if p.IsControl(i) or p.IsUnknown(i) else _from_piece(p.IdToPiece(i)) for i in range(count)]
+        tokens = [b"" if p.IsControl(i) or p.IsUnknown(i) else from_piece(p.IdToPiece(i)) for i in range(count)]
         super().__init__(tokens, exact=False, prefix=p.EncodeAsPieces("a")[0].startswith(_METASPACE))
 
     def tokenize(self, texts: Sequence[str]) -> Sequence[Sequence[int]]:
@@ -266,13 +266,16 @@ def _alphabet() -> dict[str, int]:
 
 
 _BYTE_OF = _alphabet()
+ALPHABET = {byte: c for c, byte in _BYTE_OF.items()}
+"""GPT-2's printable character of each byte."""
 
 
-def _from_alphabet(token: str) -> bytes:
+def from_alphabet(token: str) -> bytes:
+    """Bytes of a token in GPT-2's printable characters; UTF-8 of one that has others."""
     return bytes(_BYTE_OF[c] for c in token) if all(c in _BYTE_OF for c in token) else token.encode()
 
 
-def _from_piece(piece: str) -> bytes:
+def from_piece(piece: str) -> bytes:
     """A piece in SentencePiece's spelling: U+2581 for the space, ``<0xNN>`` for a byte."""
     if len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">"):
         return bytes([int(piece[3:5], 16)])
