@@ -17,6 +17,7 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     text,
     training,
     transcoding,
+    writing,
 )
 from tokenizers_mm.cli.common import EXPECTED, app, complain, out
 
