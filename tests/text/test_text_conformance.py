@@ -1,4 +1,4 @@
-"""The invariants of ``tests/test_conformance.py`` for every card whose signals are strings, and exactness, which only those have."""
+"""The invariants of ``tests/test_conformance.py`` for every card whose signals are strings, and that every text comes back."""
 
 from __future__ import annotations
 

@@ -207,7 +207,7 @@ def read_vocabulary(
         if format == "sentencepiece":
             return _SentencePiece(data)
     except ImportError as error:
-        raise ImportError(f"{format} files need the package {format}: pip install {format} ({error})") from None
+        raise ImportError(f"{format} files need the package {format}: pip install 'tokenizers_mm[text]' ({error})") from None
     raise ValueError(f"format must be 'tokenizers', 'tiktoken' or 'sentencepiece', got {format!r}")
 
 
