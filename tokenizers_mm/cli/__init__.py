@@ -12,12 +12,12 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     detecting,
     evaluating,
     forecasting,
+    modelling,
     probing,
     streaming,
     text,
     training,
     transcoding,
-    writing,
 )
 from tokenizers_mm.cli.common import EXPECTED, app, complain, out
 
