@@ -12,6 +12,7 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     detecting,
     evaluating,
     forecasting,
+    modelling,
     probing,
     streaming,
     text,

@@ -1,4 +1,4 @@
-"""Keys and values of past steps: :class:`Cache`, whose rows advance together, and :class:`Slots`, whose rows advance each on its own."""
+"""Keys and values of past steps: :class:`Cache` for rows that advance together, :class:`Slots` for rows each at its own pace."""
 
 from __future__ import annotations
 

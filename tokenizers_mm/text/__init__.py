@@ -2,7 +2,9 @@
 
 from tokenizers_mm.text.flat import ByteLM, SubwordLM
 from tokenizers_mm.text.hat_paper import HATPaper
+from tokenizers_mm.text.hat_tfree import HATTFree
+from tokenizers_mm.text.hnet import HNet
 from tokenizers_mm.text.subword import SubwordCodec
 from tokenizers_mm.text.units import ByteCodec, WordByteCodec
 
-__all__ = ["ByteCodec", "ByteLM", "HATPaper", "SubwordCodec", "SubwordLM", "WordByteCodec"]
+__all__ = ["ByteCodec", "ByteLM", "HATPaper", "HATTFree", "HNet", "SubwordCodec", "SubwordLM", "WordByteCodec"]

@@ -14,7 +14,7 @@ from typing import Any
 from tokenizers_mm.text.codec import Errors
 from tokenizers_mm.tokens import TokenSpec
 
-EXTENSIONS: tuple[str, ...] = (".txt", ".md", ".text", ".jsonl", ".tsv", ".py", ".xz", ".gz")
+EXTENSIONS: tuple[str, ...] = (".txt", ".md", ".text", ".jsonl", ".py", ".xz", ".gz")
 SAMPLE = "byte"
 """What rates of this modality refer to."""
 DOCUMENTS = "docs.tsv"

@@ -1,4 +1,4 @@
-"""Transformers without a hierarchy: over bytes, and over the tokens of a subword vocabulary. What hierarchical models are compared with."""
+"""Transformers without a hierarchy, for comparison: over bytes, and over the tokens of a subword vocabulary."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """HAT as in "Hierarchical Autoregressive Transformers: Combining Byte- and Word-Level Processing" (Neitemeier et al., ICLR 2025).
 
-An encoder reads the bytes of each word alone, a backbone the words, a decoder writes the bytes of the next word and its end. Documents
-begin with a learned guide instead of a dummy word.
+An encoder reads the bytes of each word alone, a backbone the words, a decoder writes the bytes of the next word and its end.
+Documents begin with a learned guide instead of a dummy word.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ class HATPaper(TextLM):
         backbone_dim: Width over words.
         backbone_layers: Blocks over words.
         backbone_heads: Of them.
+        hidden: Width of the feed-forward layers of encoder and decoder; 8/3 of ``dim``, up to a multiple of 32, by default.
         segmenter: Name of what cuts words (see :func:`tokenizers_mm.text.segmenters.segmenter`).
         segmenter_options: Its options.
         dropout: Of all blocks.
@@ -46,6 +47,7 @@ class HATPaper(TextLM):
         backbone_dim: int = 2304,
         backbone_layers: int = 18,
         backbone_heads: int = 18,
+        hidden: int | None = None,
         segmenter: str = "whitespace",
         segmenter_options: dict[str, Any] | None = None,
         dropout: float = 0.0,
@@ -54,16 +56,16 @@ class HATPaper(TextLM):
         self.config = {
             "dim": dim, "encoder_layers": encoder_layers, "decoder_layers": decoder_layers, "heads": heads,
             "backbone_dim": backbone_dim, "backbone_layers": backbone_layers, "backbone_heads": backbone_heads,
-            "segmenter": segmenter, "segmenter_options": segmenter_options, "dropout": dropout,
+            "hidden": hidden, "segmenter": segmenter, "segmenter_options": segmenter_options, "dropout": dropout,
         }  # fmt: skip
         self.cut = cutter(make_segmenter(segmenter, **segmenter_options or {}))
         self.embedding = nn.Embedding(256, dim)
-        self.encoder = Transformer(dim, encoder_layers, heads, dropout=dropout, causal=False)
+        self.encoder = Transformer(dim, encoder_layers, heads, hidden=hidden, dropout=dropout, causal=False)
         self.to_word = nn.Linear(dim, backbone_dim, bias=False)
         self.backbone = Transformer(backbone_dim, backbone_layers, backbone_heads, dropout=dropout)
         self.to_byte = nn.Linear(backbone_dim, dim, bias=False)
         self.first = nn.Parameter(torch.zeros(dim))
-        self.decoder = Transformer(dim, decoder_layers, heads, dropout=dropout)
+        self.decoder = Transformer(dim, decoder_layers, heads, hidden=hidden, dropout=dropout)
         self.head = nn.Linear(dim, 256, bias=False)
         for weight in (self.embedding.weight, self.to_word.weight, self.to_byte.weight, self.head.weight):
             nn.init.normal_(weight, std=0.02)

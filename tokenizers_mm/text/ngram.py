@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers_mm.weights import CONFIG, WEIGHTS, read_config
 
 ORDERS = 5
+_REMEMBERED = 2**14
 _TABLES = ("contexts", "first", "bytes", "counts", "escape", "entropy")
 _STEPS = 10  # of the logarithm base 2 in which counts are stored, one byte each
 
@@ -39,6 +40,7 @@ class ByteNGram:
         self.tables, self.threshold = tables, float(threshold)
         self._pairs: list[np.ndarray] = []  # of each order: context and successor as one number, ascending
         self._totals: list[np.ndarray] = []
+        self._known: dict[bytes, np.ndarray] = {}  # probabilities after contexts
         for n in range(ORDERS + 1):
             names = [f"{name}.{n}" for name in _TABLES]
             if missing := [name for name in names if name not in tables]:
@@ -73,16 +75,27 @@ class ByteNGram:
 
     def probabilities(self, before: bytes) -> np.ndarray:
         """Probability of each next byte after some text, float64 ``[256]``; they sum to 1."""
-        p, every = np.full(256, 1 / 256), np.arange(256)
-        p = self._mixed(0, np.zeros(256, dtype=np.int64), every, p)
         tail = before[-ORDERS:]
+        index = [0]
         for n in range(1, len(tail) + 1):
             contexts, key = self.tables[f"contexts.{n}"], int.from_bytes(tail[-n:], "big")
-            index = int(np.searchsorted(contexts, key))
-            if index == len(contexts) or contexts[index] != key:
+            found = int(np.searchsorted(contexts, key))
+            if found == len(contexts) or contexts[found] != key:
                 break
-            p = self._mixed(n, np.full(256, index), every, p)
-        return p
+            index.append(found)
+        known = tail[len(tail) - len(index) + 1 :]
+        if known not in self._known:
+            p, every = np.full(256, 1 / 256), np.arange(256)
+            for n, place in enumerate(index):
+                p = self._mixed(n, np.full(256, place), every, p)
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[known] = p
+        return self._known[known]
+
+    def start(self) -> Continuation:
+        """An empty text that goes on byte by byte, as entropy coding wants it."""
+        return Continuation(self)
 
     def _matches(self, data: bytes, before: bytes) -> Iterable[tuple[int, np.ndarray, np.ndarray]]:
         """For each order, which bytes end a known context of that order, and which."""
@@ -167,6 +180,21 @@ class ByteNGram:
         if not (Path(folder) / WEIGHTS).is_file():
             raise FileNotFoundError(f"no {WEIGHTS} in {folder}")
         return cls(load_file(Path(folder) / WEIGHTS), config["threshold"])
+
+
+class Continuation:
+    """A text and what may come next."""
+
+    def __init__(self, model: ByteNGram) -> None:
+        self.model, self._tail = model, b""
+
+    def probabilities(self) -> np.ndarray:
+        """Of each next byte, float64 ``[256]``."""
+        return self.model.probabilities(self._tail)
+
+    def push(self, byte: int) -> None:
+        """Add a byte."""
+        self._tail = (self._tail + bytes([byte]))[-ORDERS:]
 
 
 _Table = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # contexts, first, bytes, counts

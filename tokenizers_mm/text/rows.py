@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tokenizers_mm.text.segmenters import Segmenter
 from tokenizers_mm.text.segmenters.base import whole_characters
+from tokenizers_mm.text.segmenters.uax29 import UAX29
 from tokenizers_mm.text.segmenters.unicode_data import kinds
 
 PAD = -1
@@ -41,7 +42,8 @@ class Rows:
         document: Number of its document in the row, ``[B, L]``; -1 where there is no byte.
         position: Place in the document, ``[B, L]``.
         word: Number of its word in the row, ``[B, L]``.
-        guide: Number of the word whose guide a byte has, ``[B, L]``: its own, or the one before as long as that is all that is known.
+        guide: Number of the word whose guide a byte has, ``[B, L]``: its own, or the one before
+            where the byte does not tell yet that a word begins.
         starts: First byte of each word in the row, ``[B, W]``.
         lengths: Bytes of each word, ``[B, W]``; 0 for padding.
         word_document: Number of its document, ``[B, W]``; -1 for padding.
@@ -182,7 +184,7 @@ def cutter(segmenter: Segmenter, *, strict: bool = False) -> Cut:
         if whole < len(data):
             whole = max(whole, segmenter.settled(data)[1])  # some don't care for characters
         starts = segmenter.boundaries(data[:whole])
-        if strict and _may_undo(data[:whole]):
+        if strict and isinstance(segmenter, UAX29) and _may_undo(data[:whole]):
             starts = _as_they_come(data[:whole], segmenter)
         return starts if len(starts) or not data else np.zeros(1, dtype=np.int64)
 

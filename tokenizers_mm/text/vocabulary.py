@@ -63,8 +63,18 @@ class Vocabulary(ABC):
 
     def decode(self, ids: np.ndarray) -> bytes:
         """What ids ``[T]`` stand for."""
-        data = b"".join(map(self.tokens.__getitem__, ids.tolist()))
+        starts, lengths, joined = self._joined
+        each = lengths[ids]
+        ends = np.cumsum(each)
+        at = np.repeat(starts[ids] - (ends - each), each) + np.arange(int(ends[-1]) if len(ends) else 0)
+        data = joined[at].tobytes()
         return data[1:] if self.prefix and data.startswith(b" ") else data
+
+    @cached_property
+    def _joined(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Where each token's bytes start among those of all, how many there are, and those of all."""
+        lengths = np.array([len(token) for token in self.tokens])
+        return np.cumsum(lengths) - lengths, lengths, np.frombuffer(b"".join(self.tokens), dtype=np.uint8)
 
     def settled(self, data: bytes) -> int:
         """Up to where the tokens of a text that begins with ``data`` are certain: its last border, 0 without any."""
@@ -207,7 +217,9 @@ def read_vocabulary(
         if format == "sentencepiece":
             return _SentencePiece(data)
     except ImportError as error:
-        raise ImportError(f"{format} files need the package {format}: pip install {format} ({error})") from None
+        raise ImportError(
+            f"{format} files need the package {format}: pip install 'tokenizers_mm[text]' ({error})"
+        ) from None
     raise ValueError(f"format must be 'tokenizers', 'tiktoken' or 'sentencepiece', got {format!r}")
 
 

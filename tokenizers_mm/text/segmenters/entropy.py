@@ -7,12 +7,12 @@ texts that it learned from and stored with it.
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 
 import numpy as np
 
-from tokenizers_mm.text.ngram import ORDERS, ByteNGram
+from tokenizers_mm.text.language_models import shipped
+from tokenizers_mm.text.ngram import ORDERS
 from tokenizers_mm.text.segmenters.base import Segmenter, SegmentStream, cut_long
 
 
@@ -29,7 +29,7 @@ class Entropy(Segmenter):
         self, model: str | Path = "byte-ngram", threshold: float | None = None, max_bytes: int | None = None
     ) -> None:
         super().__init__(max_bytes)
-        self.model = _model(str(model))
+        self.model = shipped(str(model))
         self.threshold = self.model.threshold if threshold is None else threshold
 
     def word_starts(self, data: bytes) -> np.ndarray:
@@ -80,11 +80,3 @@ class _Stream(SegmentStream):
         words = [self._kept] if self._kept else []
         self._kept, self._done, self._before = b"", 0, None
         return words
-
-
-@functools.lru_cache(maxsize=4)
-def _model(source: str) -> ByteNGram:
-    from tokenizers_mm import registry  # above the wings: what is found by name
-
-    shipped = registry.data_path("checkpoints") / source
-    return ByteNGram.from_pretrained(source if Path(source).is_dir() or not shipped.is_dir() else shipped)
