@@ -38,10 +38,12 @@ def trained(texts: Sequence[str], size: int, algorithm: str, cut: bool, symbols:
     return tokenizer
 
 
-def family(name: str, symbols: Sequence[bytes], size: int, seed: int) -> tuple[Canonical, Callable[[bytes], Sequence[int]]]:
+def family(
+    name: str, symbols: Sequence[bytes], size: int, seed: int
+) -> tuple[Canonical, Callable[[bytes], Sequence[int]]]:
     """A tokenizer's canonical encodings, and the function that its library encodes whole texts by."""
     if name == "longest":
-        tokens = [s for s in symbols]
+        tokens = list(symbols)
         rng = np.random.default_rng(seed)
         while len(tokens) < size:
             new = b"".join(symbols[i] for i in rng.integers(len(symbols), size=rng.integers(2, 5)))
@@ -261,7 +263,9 @@ def test_what_cannot_be_said_is_one_clear_error() -> None:
 
 def test_one_word_is_a_prompt() -> None:
     """Without a border before it, from the very start of the text."""
-    tokenizer = canonical(trained(["the", "then", "there", "them"] * 4, 262, "bpe", True, [bytes([b]) for b in range(256)]))
+    tokenizer = canonical(
+        trained(["the", "then", "there", "them"] * 4, 262, "bpe", True, [bytes([b]) for b in range(256)])
+    )
     model = ByteExactLM(random_lm(len(tokenizer.tokens) + 1), tokenizer, ends=[len(tokenizer.tokens)])
     state = model.start("th")
     assert len(model.covers(state)) > 1

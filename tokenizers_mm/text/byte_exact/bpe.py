@@ -1,7 +1,7 @@
 """Which tokens stay apart under byte-pair encoding, for all of a vocabulary at once.
 
-A sequence is canonical where each pair of neighbours is (Berglund and van der Merwe, "Formalizing BPE Tokenization", NCMA 2023), and
-a pair is where no merge across its border comes before those that made the two tokens. That is read off the merges, without
+A sequence is canonical where each pair of neighbours is (Berglund and van der Merwe, "Formalizing BPE Tokenization", NCMA 2023),
+and a pair is where no merge across its border comes before those that made the two tokens. That is read off the merges, without
 encoding anything.
 """
 

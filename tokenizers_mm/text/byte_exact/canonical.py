@@ -1,8 +1,8 @@
 """Canonical encodings: which token sequences a tokenizer can give, for bytes that a text begins with.
 
 A language model that was trained on a tokenizer's output knows only these. Phan et al., "Exact Byte-Level Probabilities from
-Tokenized Language Models for FIM-Tasks and Model Ensembles", ICLR 2025, call them valid. Ours are decided on bytes, so that a text
-may break off inside a character, and hold for any tokenizer.
+Tokenized Language Models for FIM-Tasks and Model Ensembles", ICLR 2025, call them valid. Ours are decided on bytes, so that a
+text may break off inside a character, and hold for any tokenizer.
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ class Encoded(Canonical):
         prefix: Bytes in front of every text, which ``encode`` gets too.
     """
 
-    def __init__(
-        self, tokens: Sequence[bytes], encode: Callable[[bytes], Sequence[int]], prefix: bytes = b""
-    ) -> None:
+    def __init__(self, tokens: Sequence[bytes], encode: Callable[[bytes], Sequence[int]], prefix: bytes = b"") -> None:
         super().__init__(tokens, prefix)
         self._encode = encode
 
@@ -139,7 +137,11 @@ class Characters(Canonical):
             if error.reason != "unexpected end of data" or any(byte not in self._byte for byte in rest):
                 return []
         ids = tuple(self._encode(text)) if text else ()
-        return [(*ids, *(self._byte[byte] for byte in rest))] if self.bytes_of(ids) == data[: len(data) - len(rest)] else []
+        return (
+            [(*ids, *(self._byte[byte] for byte in rest))]
+            if self.bytes_of(ids) == data[: len(data) - len(rest)]
+            else []
+        )
 
 
 def _white_before(data: bytes, at: int) -> bool:

@@ -1,9 +1,9 @@
 """Next-byte distributions of a language model over tokens, free of the bias of where the prompt's tokens happen to end.
 
 Phan et al., "Exact Byte-Level Probabilities from Tokenized Language Models for FIM-Tasks and Model Ensembles", ICLR 2025. The
-probability of a byte string is the sum over the token sequences that cover it; here these are kept from byte to byte, so that each
-byte costs one call of the model, whatever the tokenizer. ``mode="all"`` sums over every token sequence, canonical or not, with a beam:
-Vieira et al., "From Language Models over Tokens to Language Models over Characters", ICML 2025.
+probability of a byte string is the sum over the token sequences that cover it; here these are kept from byte to byte, so that
+each byte costs one call of the model, whatever the tokenizer. ``mode="all"`` sums over every token sequence, canonical or not,
+with a beam: Vieira et al., "From Language Models over Tokens to Language Models over Characters", ICML 2025.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class ByteExactLM:
         tokenizer: Its tokenizer's canonical encodings.
         start: Ids that every sequence begins with (the beginning-of-text token).
         ends: Ids that end a text; together they are the symbol :data:`END`.
-        mode: ``"valid"`` counts the sequences that the tokenizer can give, ``"all"`` every sequence, which is exact for texts made by
-            sampling tokens and joining them; ``"fast"`` never masks what may follow but goes on only from canonical sequences, which
-            is exact where the model knows better than to leave them.
+        mode: ``"valid"`` counts the sequences that the tokenizer can give, ``"all"`` every sequence, which is exact for texts
+            made by sampling tokens and joining them; ``"fast"`` never masks what may follow but goes on only from canonical
+            sequences, which is exact where the model knows better than to leave them.
         width: Sequences that are kept; None for all. A beam makes ``"all"`` affordable.
         threshold: Sequences with less than this share of the probability are dropped.
 
@@ -72,8 +72,8 @@ class ByteExactLM:
 
         Args:
             prompt: Bytes, or a string for its UTF-8.
-            context: Ids before it, special ones among them, instead of the model's own start; the prompt goes on after them, so that
-                no prefix is put in front of it.
+            context: Ids before it, special ones among them, instead of the model's own start; the prompt goes on after them, so
+                that no prefix is put in front of it.
 
         Raises:
             ValueError: If the tokenizer can say no text that begins so.
@@ -91,7 +91,8 @@ class ByteExactLM:
         rows = zip(before, splits, strict=True)
         self._learn([ids + fixed + left for ids, (fixed, _, lefts) in rows for left in lefts])
         states = [
-            State(0, (((), 0.0),), (), fixed=fixed, context=ids) for ids, (fixed, *_) in zip(before, splits, strict=True)
+            State(0, (((), 0.0),), (), fixed=fixed, context=ids)
+            for ids, (fixed, *_) in zip(before, splits, strict=True)
         ]
         rests = [rest for _, rest, _ in splits]
         for at in range(max(map(len, rests), default=0)):
@@ -103,7 +104,7 @@ class ByteExactLM:
         return [replace(state, size=len(item)) for state, item in zip(states, data, strict=True)]
 
     def _split(self, data: bytes) -> tuple[Ids, bytes, list[Ids]]:
-        """Tokens that all covers begin with, the bytes after them, and what canonical sequences there are of the bytes' starts."""
+        """Tokens that all covers begin with, the bytes after them, and the canonical sequences of these bytes' starts."""
         if self.mode == "all":
             return (), data, []
         tokenizer = self.tokenizer
@@ -146,8 +147,8 @@ class ByteExactLM:
             ends = [item for item in ends if self.tokenizer.valid(state.fixed + item[0])]
         if not ends and not branches:
             raise ValueError(
-                f"no text of this model goes on with byte 0x{byte:02x} after {state.size} bytes: its vocabulary lacks it there, or "
-                "gives it no probability"
+                f"no text of this model goes on with byte 0x{byte:02x} after {state.size} bytes: its vocabulary lacks it "
+                "there, or gives it no probability"
             )
         return self._scaled(replace(state, size=state.size + 1, ends=(), branches=(), _memo={}), ends, branches)
 

@@ -5,17 +5,23 @@ Successive calls differ in their last tokens, so that keys and values of what th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from tokenizers_mm.text.byte_exact.canonical import Ids
+from tokenizers_mm.text.byte_exact.canonical import Encoded, Ids
 from tokenizers_mm.text.byte_exact.model import ByteExactLM, Mode
-from tokenizers_mm.text.byte_exact.tokenizer import byte_tokenizer, canonical
+from tokenizers_mm.text.byte_exact.state import END as STOP
+from tokenizers_mm.text.byte_exact.state import SYMBOLS
+from tokenizers_mm.text.byte_exact.tokenizer import canonical
 from tokenizers_mm.text.flat import ByteLM, SubwordLM
-from tokenizers_mm.text.rows import START
+from tokenizers_mm.text.hat_paper import HATPaper
+from tokenizers_mm.text.model import Session, TextLM
+from tokenizers_mm.text.rows import END, START, WORD
 
 
 class Backbone:
@@ -40,10 +46,10 @@ class Backbone:
         found: list[Tensor] = [torch.empty(0)] * len(rows)
         waiting = sorted(range(len(rows)), key=lambda i: len(rows[i]))
         while waiting:
-            chosen: dict[int, int] = {}
+            chosen: dict[int, int] = {}  # sequence that is kept: row
             for i in waiting:
-                slot = max(range(len(self._kept)), key=lambda s: _shared(self._kept[s], rows[i]))
-                chosen.setdefault(slot, i)
+                shared = [_shared(kept, rows[i]) for kept in self._kept]
+                chosen.setdefault(max(range(len(shared)), key=shared.__getitem__), i)
             for i, logp in self._round({i: slot for slot, i in chosen.items()}, rows):
                 found[i] = logp
             waiting = [i for i in waiting if not found[i].numel()]
@@ -78,6 +84,8 @@ class Causal:
 
     def __init__(self, model: Any) -> None:
         self.model = model
+        parameters = inspect.signature(model.forward).parameters
+        self._name = "cache" if "cache" in parameters else "past_key_values"  # renamed within transformers 5
         self._kept: Ids = ()
         self._cache: Any = None
 
@@ -95,25 +103,99 @@ class Causal:
     def _one(self, row: Ids) -> Tensor:
         shared = min(_shared(self._kept, row), len(row) - 1)
         if self._cache is not None and shared:
-            self._cache.crop(shared)
+            if len(self._kept) > shared:
+                self._cache.crop(shared - len(self._kept))
         else:
             self._cache, shared = None, 0
         ids = torch.tensor([row[shared:]], device=self.model.device)
-        output = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True)
-        self._cache, self._kept = output.past_key_values, row
+        output = self.model(input_ids=ids, use_cache=True, **{self._name: self._cache})
+        self._cache, self._kept = output[self._name], row
         return output.logits[0, -1].double().log_softmax(-1)
+
+
+class Bytes:
+    """A language model of bytes, in words or not (HAT, H-Net, :class:`~tokenizers_mm.text.ByteLM`), for ensembles.
+
+    States are byte strings; the session of the last ones goes on where the next ones go on from them. Models that mark the ends
+    of words say a byte with a mark before it or without; both count.
+
+    Args:
+        model: In evaluation mode.
+
+    Raises:
+        TypeError: If it writes tokens of several bytes.
+    """
+
+    def __init__(self, model: TextLM) -> None:
+        if isinstance(model, SubwordLM):
+            raise TypeError("model must write bytes, a SubwordLM writes tokens: use byte_exact")
+        self.model = model
+        self._session: Session | None = None
+        self._last: list[bytes] = []
+        self._room = 0
+
+    def start_batch(self, prompts: Sequence[bytes | str]) -> list[bytes]:
+        """States after prompts: themselves."""
+        return [p.encode("utf-8") if isinstance(p, str) else bytes(p) for p in prompts]
+
+    def advance_batch(self, states: Sequence[bytes], symbols: Sequence[int]) -> list[bytes]:
+        """States one byte later."""
+        return [state + bytes([byte]) for state, byte in zip(states, symbols, strict=True)]
+
+    def logprobs_batch(self, states: Sequence[bytes]) -> np.ndarray:
+        """Log-probabilities of the next byte and of the end, ``[B, 257]``."""
+        if not states:
+            return np.zeros((0, SYMBOLS))
+        logp = self._words(list(states)) if isinstance(self.model, HATPaper) else self._bytes(list(states))
+        found = torch.full((len(states), SYMBOLS), -torch.inf, dtype=torch.float64)
+        found[:, :256] = logp
+        found[:, STOP] = logp[:, END]
+        found[:, END] = -torch.inf
+        return found.log_softmax(-1).numpy()
+
+    def _bytes(self, states: list[bytes]) -> Tensor:
+        if self._session is not None and self._room and [s[:-1] for s in states] == self._last and all(states):
+            self._session.push(torch.tensor([s[-1] for s in states], device=self._session.logits.device))
+            self._room -= 1
+        elif states != self._last or self._session is None:
+            self._room = 64 + max(map(len, states)) // 4
+            self._session = self.model.session(states, self._room)
+        self._last = states
+        return _logp(self._session)
+
+    def _words(self, states: list[bytes]) -> Tensor:
+        session = self.model.session(states, 2)
+        logp, ends = _logp(session), session.allowed[:, WORD].cpu()
+        if ends.any():
+            again = self.model.session([s for s, end in zip(states, ends.tolist(), strict=True) if end], 2)
+            again.push(torch.full((int(ends.sum()),), WORD, device=again.logits.device))
+            after = logp[ends, WORD, None] + _logp(again)
+            logp[ends] = torch.logaddexp(logp[ends], after)
+        logp[:, WORD] = -torch.inf
+        return logp
+
+
+def _logp(session: Session) -> Tensor:
+    return session.logits.masked_fill(~session.allowed, -torch.inf).double().cpu().log_softmax(-1)
 
 
 def byte_exact(
     model: ByteLM | SubwordLM, *, mode: Mode = "valid", width: int | None = None, threshold: float = 0.0
 ) -> ByteExactLM:
-    """One of our models over tokens or bytes as a model of bytes; arguments as in :class:`ByteExactLM`."""
-    options: dict[str, Any] = {"mode": mode, "width": width, "threshold": threshold}
-    if isinstance(model, ByteLM):
-        end = model.bytes_of(model.end)[0] if hasattr(model, "end") else None
-        return ByteExactLM(Backbone(model), byte_tokenizer(), start=[START], ends=[] if end is None else [end], **options)
-    tokenizer = canonical(model.codec[0])
-    return ByteExactLM(Backbone(model), tokenizer, start=[model.start], ends=[model.end], **options)
+    """One of our models over tokens or bytes as a model of bytes; arguments as in :class:`ByteExactLM`.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    if isinstance(model, SubwordLM):
+        tokenizer, start, end = canonical(model.codec[0]), model.start, model.end
+    elif isinstance(model, ByteLM):
+        tokenizer, start, end = Encoded([b"" if b == END else bytes([b]) for b in range(256)], list), START, END
+    else:
+        raise TypeError(f"model must be a SubwordLM or a ByteLM, got {type(model).__name__}")
+    return ByteExactLM(
+        Backbone(model), tokenizer, start=[start], ends=[end], mode=mode, width=width, threshold=threshold
+    )
 
 
 def byte_exact_transformers(

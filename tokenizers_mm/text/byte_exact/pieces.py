@@ -1,4 +1,4 @@
-"""Canonical encodings of tokenizers that first cut a text into pieces: byte-level BPE and Unigram of ``tokenizers``, ``tiktoken``.
+"""Canonical encodings of tokenizers that first cut a text into pieces: byte-level ones of ``tokenizers``, and ``tiktoken``.
 
 Where a text breaks off, its last piece is open: what it becomes depends on what follows, inside a character even on what that
 character will be. So an unfinished character is read as one of each class that the cutting pattern can tell apart, and a run of
@@ -24,7 +24,7 @@ from tokenizers_mm.text.segmenters.base import whole_characters
 Cut = Callable[[str], list[int]]
 _CONTRACTIONS = {"'r": "e", "'v": "e", "'l": "l"}  # what the patterns of GPT-2 and after it cut off once it is whole
 _AFTER_SPACE = "a1.\n"  # the last of a run of spaces may belong to what follows
-_CATEGORIES = "L M N P S Z C Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp Cc Cf Cs Co".split()
+_CATEGORIES = ("L", "M", "N", "P", "S", "Z", "C", *(a + b for a in "LMNPSZC" for b in "abcdefiklmnopstu"))
 _PRIVATE = 0xE000
 _STRAY = "\ufffd"  # stands for a byte that is no character: like it, neither letter nor digit nor space
 
@@ -103,8 +103,19 @@ class Pieces(Canonical):
         self._cuts: dict[str, list[int]] = {}
         self._whole = self._group() if cut is not None else {}
 
+    def pieces(self, text: str) -> int:
+        """Into how many pieces a string is cut."""
+        return 1 if self._cut is None else len(self._cut_text(text)) + 1
+
+    def split(self, text: str) -> list[str]:
+        """The pieces of a string."""
+        cuts = [] if self._cut is None else self._cut(text)
+        return [text[a:b] for a, b in pairwise([0, *cuts, len(text)])]
+
     def encodings(self, data: bytes) -> list[Ids]:
-        found = {}
+        if not data:
+            return [()]
+        found: dict[Ids, None] = {}
         for cuts in self._places(data):
             parts = [self.model.encode(data[a:b]) for a, b in pairwise([*cuts, len(data)])]
             found[tuple(itertools.chain.from_iterable(parts))] = None
@@ -119,9 +130,7 @@ class Pieces(Canonical):
             at = [ends.index(cut) if cut in ends else -1 for cut in cuts]
             if -1 in at:
                 continue
-            closed = all(
-                self.model.encode(data[ends[a] : ends[b]]) == left[a:b] for a, b in pairwise(at)
-            )
+            closed = all(self.model.encode(data[ends[a] : ends[b]]) == left[a:b] for a, b in pairwise(at))
             if closed:
                 mask[which] |= self.model.row(left[at[-1] :])[which]
         return mask
@@ -173,9 +182,9 @@ class Pieces(Canonical):
         if rest := data[whole_characters(data) :]:
             at = len(text) - len(rest)
             found += [(text[:at] + c, offsets[: at + 1]) for c in _completions(rest, self._classes)]
-        for start, at in list(found):
+        for start, begins in list(found):
             more = _AFTER_SPACE if start[-1:].isspace() else _CONTRACTIONS.get(start[-2:].lower(), "")
-            found += [(start + c, [*at, len(data)]) for c in more]
+            found += [(start + c, [*begins, len(data)]) for c in more]
         return found
 
     def _cut_text(self, text: str) -> list[int]:

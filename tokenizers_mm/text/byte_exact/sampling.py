@@ -167,8 +167,8 @@ class FillTokens:
 def fill_state(model: ByteExactLM, prefix: bytes | str, suffix: bytes | str, tokens: FillTokens) -> State:
     """The state in which what comes next fills the hole between prefix and suffix, wherever the prefix breaks off.
 
-    The prefix's open end, whose tokens depend on what follows, stands where the middle does, so that the model sees no token sequence
-    that it was not trained on.
+    The prefix's open end, whose tokens depend on what follows, stands where the middle does, so that the model sees no token
+    sequence that it was not trained on.
 
     Raises:
         ValueError: If prefix or suffix cannot be said.

@@ -69,12 +69,18 @@ def longest_match(tokens: Sequence[bytes]) -> Encoded:
 def _sentencepiece(processor: Any) -> Canonical:
     count = processor.GetPieceSize()
     tokens = [
-        b"" if processor.IsControl(i) or processor.IsUnknown(i) or processor.IsUnused(i) else from_piece(processor.IdToPiece(i))
+        b""
+        if processor.IsControl(i) or processor.IsUnknown(i) or processor.IsUnused(i)
+        else from_piece(processor.IdToPiece(i))
         for i in range(count)
     ]
     prefix = processor.EncodeAsPieces("a")[0].startswith(_METASPACE)
 
+    alone = [processor.PieceToId(_METASPACE)]
+
     def encode(text: str) -> list[int]:
+        if prefix and text == " ":
+            return alone  # what a text that goes on begins with; of an empty one the library makes nothing
         return processor.EncodeAsIds(text[1:] if prefix else text)
 
     return _characters(tokens, encode, prefix)
@@ -167,7 +173,8 @@ def _strings(tokenizer: Any, layout: dict[str, Any], names: list[str], special: 
     """A tokenizer in SentencePiece's spelling."""
     unknown = layout["model"].get("unk_token"), layout["model"].get("unk_id")
     tokens = [
-        b"" if i in special or name == unknown[0] or i == unknown[1] else from_piece(name) for i, name in enumerate(names)
+        b"" if i in special or name == unknown[0] or i == unknown[1] else from_piece(name)
+        for i, name in enumerate(names)
     ]
     parts = [*_steps(layout.get("normalizer")), *_steps(layout.get("pre_tokenizer"))]
     prefix = any(
@@ -175,7 +182,11 @@ def _strings(tokenizer: Any, layout: dict[str, Any], names: list[str], special: 
         for part in parts
     )
 
+    alone = [i for i in (tokenizer.token_to_id(_METASPACE),) if i is not None]
+
     def encode(text: str) -> list[int]:
+        if prefix and text == " ":
+            return alone
         return tokenizer.encode(text[1:] if prefix else text, add_special_tokens=False).ids
 
     return _characters(tokens, encode, prefix)

@@ -24,7 +24,7 @@ class Subword(Segmenter):
 
     def __init__(self, codec: str | Path = "bpe-8k", max_bytes: int | None = None) -> None:
         super().__init__(max_bytes)
-        self.vocabulary = _codec(str(codec)).vocabulary
+        self.vocabulary = subword_codec(str(codec)).vocabulary
         if not self.vocabulary.exact:
             raise ValueError(f"codec must have tokens that join to every text, {str(codec)!r} changes some")
         self._lengths = np.array([len(token) for token in self.vocabulary.tokens])
@@ -64,7 +64,12 @@ class Subword(Segmenter):
 
 
 @functools.lru_cache(maxsize=4)
-def _codec(source: str) -> SubwordCodec:
+def subword_codec(source: str) -> SubwordCodec:
+    """A codec by a card's name, a codec's folder, or a tokenizer file.
+
+    Raises:
+        ValueError: If it is no codec of subwords.
+    """
     from tokenizers_mm import registry  # above the wings: what is found by name
 
     if source.endswith((".json", ".tiktoken", ".model")):
