@@ -1,4 +1,4 @@
-"""``mmtok text complete | compare | adapt | bench``: language models of text."""
+"""``mmtok text complete | compare | adapt | bench | store``: language models of text."""
 
 from __future__ import annotations
 
@@ -172,6 +172,19 @@ def bench(
         table.add_row(name, *(number(row[key]) for key in keys))
     out.print(table)
     _save(output, "bench", found, documents, bytes=count)
+
+
+@text.command()
+def store(
+    model: Annotated[str, typer.Argument(help="Folder of a model.", show_default=False)],
+    folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
+) -> None:
+    """Write a model with weights rounded to 16 bits: half the size, and from then on the model is what the rounded weights are.
+
+    Example: [cyan]mmtok text store runs/mine/model ./mine[/]
+    """
+    _load(model).save_pretrained(folder, half=True)
+    out.print(f"[green]written[/]: {folder}", highlight=False)
 
 
 def _load(name: str) -> Any:

@@ -42,7 +42,7 @@ def read(path: str | Path, spec: TokenSpec, *, split: str | None = None, errors:
         raise ValueError(f"expected a text spec, got {spec.modality}")
     path = Path(path)
     text = decode(_bytes(path), str(path), errors)
-    return text if split is None else "".join(_lines(text, path, split))
+    return text if split is None else "".join(line for line, _ in _of_split(text, path, split))
 
 
 def decode(data: bytes, name: str, errors: Errors = "strict") -> str:
@@ -108,21 +108,20 @@ def documents(path: Path, split: str) -> list[tuple[str, list[str]]]:
     Raises:
         FileNotFoundError, ValueError: As :func:`read`.
     """
-    text = decode(_bytes(path), str(path))
     found: dict[str, list[str]] = {}
-    for line, (document, of) in zip(_split(text), _listed(path), strict=True):
-        if of == split:
-            found.setdefault(document, []).append(line)
+    for line, document in _of_split(decode(_bytes(path), str(path)), path, split):
+        found.setdefault(document, []).append(line)
     return list(found.items())
 
 
-def _lines(text: str, path: Path, split: str) -> list[str]:
+def _of_split(text: str, path: Path, split: str) -> list[tuple[str, str]]:
+    """Lines of a split, and the document of each."""
     listed, lines = _listed(path), _split(text)
     if len(lines) != len(listed):
         raise ValueError(f"{path} has {len(lines)} lines, {path.with_name(DOCUMENTS)} lists {len(listed)}")
     if split not in (splits := {of for _, of in listed}):
         raise ValueError(f"split must be one of {sorted(splits)}, got {split!r}")
-    return [line for line, (_, of) in zip(lines, listed, strict=True) if of == split]
+    return [(line, document) for line, (document, of) in zip(lines, listed, strict=True) if of == split]
 
 
 def _split(text: str) -> list[str]:

@@ -135,8 +135,8 @@ class SubwordLM(TextLM):
     def session(self, prompts: Sequence[bytes], room: int) -> FlatSession:
         return FlatSession(self, [[self.start, *self.encode(prompt)] for prompt in prompts], room)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        super().save_pretrained(folder)
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        super().save_pretrained(folder, half=half)
         self.codec[0].save_pretrained(Path(folder) / "vocabulary")
 
     @classmethod

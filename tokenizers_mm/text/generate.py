@@ -51,7 +51,7 @@ def stream(
     Args:
         model: What writes.
         prompts: Beginnings; bytes may hold special tokens' marks.
-        max_bytes: Bytes of each row at most.
+        max_bytes: Bytes of each row at most; no less than 3.
         temperature: Of the softmax; 0 takes the likeliest.
         top_k: Draw only from so many of the likeliest.
         top_p: Draw only from the likeliest that together reach this probability.
@@ -71,8 +71,11 @@ def stream(
     rows = [_Row(prompt.encode() if isinstance(prompt, str) else prompt, max_bytes) for prompt in prompts]
     session = model.session([row.prompt for row in rows], 2 * max_bytes + 1)  # ends of words count too
     pieces = _pieces(model)
+    longest = max(map(len, pieces)) + 3
     while not all(row.done for row in rows):
-        fits = torch.stack([_fits(row.pending, pieces) for row in rows]).to(session.logits.device)
+        fits = torch.stack([_fits(row.pending, min(row.left, longest), pieces) for row in rows]).to(
+            session.logits.device
+        )
         logits = session.logits.masked_fill(~(session.allowed & fits), -torch.inf)
         ids = draw(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator)
         yield [row.take(data) for row, data in zip(rows, session.push(ids), strict=True)]
@@ -90,7 +93,7 @@ class _Row:
     """A row that is being written, and the bytes of its open character."""
 
     def __init__(self, prompt: bytes, left: int) -> None:
-        self.prompt, self.left, self.done = prompt, left, False
+        self.prompt, self.left, self.done = prompt, max(left, 3), False  # room for the prompt's last character
         self.decoder = codecs.getincrementaldecoder("utf-8")()
         try:
             self.decoder.decode(MARKS.sub(b"", prompt))
@@ -119,22 +122,27 @@ def _pieces(model: TextLM) -> tuple[bytes, ...]:
     """What each id of a model stands for."""
     of = getattr(model, "bytes_of", None)
     size = model.head.weight.shape[0]  # type: ignore[union-attr, index]
-    return tuple(bytes([i]) if of is None else of(i) for i in range(int(size)))  # type: ignore[arg-type]
+    pieces = [bytes([i]) if of is None else of(i) for i in range(int(size))]  # type: ignore[arg-type]
+    return tuple(b"" if piece == bytes([WORD]) and not model.ends_words else piece for piece in pieces)
 
 
 @functools.lru_cache(maxsize=1024)
-def _fits(pending: bytes, pieces: tuple[bytes, ...]) -> Tensor:
+def _fits(pending: bytes, left: int, pieces: tuple[bytes, ...]) -> Tensor:
     """Which pieces go on with a text whose last character has these bytes so far, bool ``[V]``."""
-    return torch.tensor([_goes_on(pending, piece) for piece in pieces])
+    return torch.tensor([_goes_on(pending, piece, left) for piece in pieces])
 
 
-def _goes_on(pending: bytes, piece: bytes) -> bool:
+def _goes_on(pending: bytes, piece: bytes, left: int) -> bool:
+    """Whether a piece makes UTF-8 that can be completed within ``left`` bytes."""
     if piece in (bytes([END]), bytes([WORD])):
         return piece[0] == WORD or not pending
     if not piece or MARKS.search(piece):
         return False
+    decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(pending + piece)
+        decoder.decode(pending + piece)
     except UnicodeDecodeError:
         return False
-    return True
+    begun = decoder.getstate()[0]
+    missing = 0 if not begun else 1 + (begun[0] >= 0xE0) + (begun[0] >= 0xF0) - (len(begun) - 1)
+    return len(piece) + missing <= left

@@ -38,6 +38,8 @@ class HATPaper(TextLM):
         dropout: Of all blocks.
     """
 
+    ends_words = True
+
     def __init__(
         self,
         dim: int = 768,

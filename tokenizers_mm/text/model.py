@@ -53,6 +53,8 @@ class TextLM(nn.Module, ABC):
     """A language model whose losses are in nats per byte, whatever it reads them as."""
 
     config: dict[str, Any]
+    ends_words = False
+    """Whether it says where words end, with a mark."""
 
     @abstractmethod
     def score(self, signal: Tensor) -> Scores:
@@ -67,12 +69,13 @@ class TextLM(nn.Module, ABC):
         scores = self.score(signal)
         return scores.nats.sum() / (signal >= 0).sum() + scores.extra
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors``."""
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write ``config.json`` and ``model.safetensors``; with ``half`` weights are rounded to 16 bits, and load as such."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         text = json.dumps({"class": type(self).__name__, **self.config}, indent=2)
         (Path(folder) / CONFIG).write_text(text + "\n", encoding="utf-8")
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
+        tensors = {name: tensor.half() if half else tensor for name, tensor in tensors.items()}
         save_file(tensors, Path(folder) / WEIGHTS)
 
     @classmethod

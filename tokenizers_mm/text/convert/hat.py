@@ -1,4 +1,4 @@
-"""Published HAT checkpoints to ours, and back: llama-3_1-8b-tfree-hat-* and tfree-hat-pretrained-7b-base of Aleph-Alpha on the hub."""
+"""Published HAT checkpoints (Aleph-Alpha/llama-3_1-8b-tfree-hat-*, .../tfree-hat-pretrained-7b-base) to ours, and back."""
 
 from __future__ import annotations
 
