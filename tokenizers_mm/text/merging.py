@@ -10,14 +10,17 @@ from __future__ import annotations
 import heapq
 import string
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, get_args
 
 import numpy as np
 
 Boundary = Literal["pretokens", "word", "word_hyphen", "sentence"]
 _WHITE = frozenset(b" \n\t")
+_PAIR = 2**32
 
 
 class Rule:
@@ -121,75 +124,56 @@ def merge(
     return batch.result(lengths)
 
 
-@dataclass
-class _Names:
-    """Byte strings and their ids: two ways to the same bytes give the same token."""
-
-    of: list[bytes]
-    ids: dict[bytes, int]
-    size: int
-    allowed: dict[tuple[int, int], bool] = field(default_factory=dict)
-
-    def joined(self, left: int, right: int) -> int:
-        data = self.of[left] + self.of[right]
-        if data not in self.ids:
-            self.ids[data] = len(self.of)
-            self.of.append(data)
-        return self.ids[data]
-
-
 class _Batch:
     """Sequences as linked lists of tokens, numbered in scan order, and pairs with their counts and positions.
 
-    A pair's place in the queue may be too good, as when it lost occurrences, never too bad: it is put right when it comes up.
+    A pair is one number, ``left * 2**32 + right``. Its place in the queue may be too good, as when it lost occurrences, never too
+    bad: it is put right when it comes up. Tokens are known by their bytes: two ways to the same ones give the same token.
     """
 
     def __init__(
         self, rows: Sequence[Sequence[int]], tokens: Sequence[bytes], rule: Rule, special: Collection[int]
     ) -> None:
-        self.rule, self.sizes = rule, [len(row) for row in rows]
-        never = {i for i, token in enumerate(tokens) if not token} | set(special)
-        ids = {token: i for i, token in reversed(list(enumerate(tokens))) if i not in never}
-        self.names, self.never = _Names(list(tokens), ids, len(tokens)), never
-        flat = (
-            np.concatenate([np.asarray(row, dtype=np.int64) for row in rows]) if rows else np.zeros(0, dtype=np.int64)
-        )
+        self.rule, self.sizes, self.base = rule, [len(row) for row in rows], len(tokens)
+        self.never = {i for i, token in enumerate(tokens) if not token} | set(special)
+        self.names = list(tokens)
+        self.ids = {token: i for i, token in reversed(list(enumerate(tokens))) if i not in self.never}
+        self.allowed: dict[int, bool] = {}
+        flat = np.array([i for row in rows for i in row], dtype=np.int64)
         if len(flat) and not 0 <= flat.min() <= flat.max() < len(tokens):
             raise ValueError(
                 f"rows must hold ids from 0 to {len(tokens) - 1}, got {int(flat.min())} to {int(flat.max())}"
             )
-        self.original = flat.tolist()
-        flat = np.array([ids.get(token, i) if i not in never else i for i, token in enumerate(tokens)])[flat]
-        ends = np.cumsum(self.sizes, dtype=np.int64)
+        same = np.array([i if i in self.never else self.ids[token] for i, token in enumerate(tokens)], dtype=np.int64)
+        self.original, flat = flat, same[flat]
+        self.known = flat
         last = np.zeros(len(flat), dtype=bool)
-        last[ends[np.array(self.sizes, dtype=np.int64) > 0] - 1] = True
+        ends = np.cumsum([size for size in self.sizes if size], dtype=np.int64)
+        last[ends - 1] = True
         at = np.arange(len(flat))
         self.alive = len(flat)
         self.token: list[int] = flat.tolist()
         self.after: list[int] = np.where(last, -1, at + 1).tolist()
         self.before: list[int] = np.where(np.roll(last, 1), -1, at - 1).tolist()
-        self.count: dict[tuple[int, int], int] = {}
-        self.places: dict[tuple[int, int], list[int]] = {}
+        self.count: defaultdict[int, int] = defaultdict(int)
+        self.places: dict[int, list[int]] = {}
         self._index(flat, np.flatnonzero(~last))
-        self.queue = [(-count, self.places[pair][0], pair) for pair, count in self.count.items()]
+        self.queue = [(-len(places), places[0], pair) for pair, places in self.places.items()]
         heapq.heapify(self.queue)
 
     def _index(self, flat: np.ndarray, places: np.ndarray) -> None:
         """Positions of each pair of neighbours, ascending."""
         if not len(places):
             return
-        code = flat[places] * len(self.names.of) + flat[places + 1]
-        order = np.argsort(code, kind="stable")
-        starts = np.flatnonzero(np.diff(code[order], prepend=-1))
-        pairs = zip(
-            (code[order[starts]] // len(self.names.of)).tolist(), flat[places[order[starts]] + 1].tolist(), strict=True
-        )
-        sorted_places, edges = places[order].tolist(), [*starts.tolist(), len(order)]
-        for number, pair in enumerate(pairs):
-            self.places[pair] = found = sorted_places[edges[number] : edges[number + 1]]
-            self.count[pair] = len(found)
+        pairs = flat[places] * _PAIR + flat[places + 1]
+        order = np.argsort(pairs, kind="stable")
+        starts = np.flatnonzero(np.diff(pairs[order], prepend=-1))
+        ordered, edges = places[order].tolist(), [*starts.tolist(), len(order)]
+        for pair, (start, end) in zip(pairs[order[starts]].tolist(), pairwise(edges), strict=True):
+            self.places[pair] = ordered[start:end]
+            self.count[pair] = end - start
 
-    def best(self) -> tuple[int, int] | None:
+    def best(self) -> int | None:
         """The pair to merge next."""
         while self.queue:
             count, place, pair = self.queue[0]
@@ -202,66 +186,66 @@ class _Batch:
             heapq.heapreplace(self.queue, (*found, pair))
         return None
 
-    def _allows(self, pair: tuple[int, int]) -> bool:
-        known = self.names.allowed
-        if pair not in known:
-            left, right = pair
+    def _allows(self, pair: int) -> bool:
+        if pair not in self.allowed:
+            left, right = divmod(pair, _PAIR)
             special = left in self.never or right in self.never
-            known[pair] = not special and self.rule.allows(self.names.of[left], self.names.of[right])
-        return known[pair]
+            self.allowed[pair] = not special and self.rule.allows(self.names[left], self.names[right])
+        return self.allowed[pair]
 
-    def _is(self, place: int, pair: tuple[int, int]) -> bool:
-        after = self.after[place]
-        return after >= 0 and self.token[place] == pair[0] and self.token[after] == pair[1]
-
-    def _first(self, pair: tuple[int, int]) -> int:
+    def _first(self, pair: int) -> int:
         places = self.places[pair]
-        while not self._is(places[0], pair):
+        while (after := self.after[places[0]]) < 0 or self.token[places[0]] * _PAIR + self.token[after] != pair:
             heapq.heappop(places)
         return places[0]
 
-    def join(self, pair: tuple[int, int]) -> None:
+    def join(self, pair: int) -> None:
         """Replace all occurrences of a pair."""
-        new = self.names.joined(*pair)
-        changed: dict[tuple[int, int], int] = {}  # pairs that gained, and the first place where
+        left, right = divmod(pair, _PAIR)
+        new = self._named(self.names[left] + self.names[right])
+        token, after, before, count = self.token, self.after, self.before, self.count
+        gained: defaultdict[int, list[int]] = defaultdict(list)  # places in ascending order
         for place in sorted(self.places.pop(pair)):
-            if not self._is(place, pair):
+            gone = after[place]
+            if gone < 0 or token[place] != left or token[gone] != right:
                 continue
-            gone, before = self.after[place], self.before[place]
-            after = self.after[gone]
-            if before >= 0:
-                self._change((self.token[before], pair[0]), (self.token[before], new), before, changed)
-            if after >= 0:
-                self._change((pair[1], self.token[after]), (new, self.token[after]), place, changed)
-                self.before[after] = place
-            self.token[place], self.after[place] = new, after
-            self.token[gone] = self.after[gone] = -1
+            behind, ahead = before[place], after[gone]
+            if behind >= 0:
+                other = token[behind] * _PAIR
+                count[other + left] -= 1
+                count[other + new] += 1
+                gained[other + new].append(behind)
+            if ahead >= 0:
+                other = token[ahead]
+                count[right * _PAIR + other] -= 1
+                count[new * _PAIR + other] += 1
+                gained[new * _PAIR + other].append(place)
+                before[ahead] = place
+            token[place], after[place] = new, ahead
+            token[gone] = after[gone] = -1
             self.alive -= 1
-        self.count[pair] = 0
-        for gained, place in changed.items():
-            heapq.heappush(self.queue, (-self.count[gained], place, gained))
+        count[pair] = 0
+        for found, places in gained.items():
+            known = self.places.setdefault(found, places)
+            if known is not places:
+                for place in places:
+                    heapq.heappush(known, place)
+            heapq.heappush(self.queue, (-count[found], known[0], found))
 
-    def _change(
-        self, old: tuple[int, int], new: tuple[int, int], place: int, changed: dict[tuple[int, int], int]
-    ) -> None:
-        self.count[old] -= 1
-        self.count[new] = self.count.get(new, 0) + 1
-        if new in self.places:
-            heapq.heappush(self.places[new], place)
-        else:
-            self.places[new] = [place]
-        changed[new] = min(changed.get(new, place), self.places[new][0])
+    def _named(self, data: bytes) -> int:
+        if data not in self.ids:
+            self.ids[data] = len(self.names)
+            self.names.append(data)
+        return self.ids[data]
 
     def result(self, lengths: list[int]) -> Merged:
-        rows, starts, begin = [], [], 0
-        for size in self.sizes:
-            places = [at for at in range(begin, begin + size) if self.token[at] >= 0]
-            rows.append([self._id(at) for at in places])
-            starts.append([at - begin for at in places])
-            begin += size
-        return Merged(rows, starts, self.names.of[self.names.size :], lengths)
-
-    def _id(self, place: int) -> int:
-        """Of a token that never merged the id that it came with, should others have its bytes too."""
-        before, now = self.original[place], self.token[place]
-        return before if self.names.of[before] == self.names.of[now] else now
+        """What the batch is now; a token that never merged has the id that it came with, should others have its bytes too."""
+        token = np.array(self.token, dtype=np.int64)
+        token = np.where(token == self.known, self.original, token)
+        ends = np.cumsum([0, *self.sizes])
+        rows, starts = [], []
+        for begin, end in pairwise(ends.tolist()):
+            places = np.flatnonzero(token[begin:end] >= 0)
+            rows.append(token[begin:end][places].tolist())
+            starts.append(places.tolist())
+        return Merged(rows, starts, self.names[self.base :], lengths)
