@@ -73,6 +73,12 @@ def test_equal_to_counting_anew_ties_included(boundary: str) -> None:
         assert strings(found.rows, found.added) == naive(rows, TOKENS, rule, budget, [SPECIAL])
 
 
+def test_many_at_once_is_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tokenizers_mm.text.merging._MANY", 1)
+    test_equal_to_counting_anew_ties_included("sentence")
+    test_equal_to_counting_anew_ties_included("word")
+
+
 def test_what_never_changes_and_never_merges() -> None:
     codec = tm.load("bpe-8k")
     lines = (

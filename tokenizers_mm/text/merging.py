@@ -11,7 +11,7 @@ import heapq
 import string
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -21,6 +21,7 @@ import numpy as np
 Boundary = Literal["pretokens", "word", "word_hyphen", "sentence"]
 _WHITE = frozenset(b" \n\t")
 _PAIR = 2**32
+_MANY = 48  # occurrences from which on NumPy pays
 
 
 class Rule:
@@ -152,9 +153,10 @@ class _Batch:
         last[ends - 1] = True
         at = np.arange(len(flat))
         self.alive = len(flat)
-        self.token: list[int] = flat.tolist()
-        self.after: list[int] = np.where(last, -1, at + 1).tolist()
-        self.before: list[int] = np.where(np.roll(last, 1), -1, at - 1).tolist()
+        self._token, self._after = flat.copy(), np.where(last, -1, at + 1)
+        self._before = np.where(np.roll(last, 1), -1, at - 1)
+        # The same memory twice: single numbers are faster through a memoryview, many at once through NumPy.
+        self.token, self.after, self.before = map(memoryview, (self._token, self._after, self._before))
         self.count: defaultdict[int, int] = defaultdict(int)
         self.places: dict[int, list[int]] = {}
         self._index(flat, np.flatnonzero(~last))
@@ -203,9 +205,22 @@ class _Batch:
         """Replace all occurrences of a pair."""
         left, right = divmod(pair, _PAIR)
         new = self._named(self.names[left] + self.names[right])
+        places = self.places.pop(pair)
+        many = left != right and len(places) >= _MANY  # pairs of two equal tokens overlap: one after the other
+        gained = (self._join_many if many else self._join_each)(left, right, new, places)
+        self.count[pair] = 0
+        for found, where in gained.items():
+            known = self.places.setdefault(found, where)
+            if known is not where:
+                for place in where:
+                    heapq.heappush(known, place)
+            heapq.heappush(self.queue, (-self.count[found], known[0], found))
+
+    def _join_each(self, left: int, right: int, new: int, places: list[int]) -> dict[int, list[int]]:
+        """Pairs that came up, and where, ascending."""
         token, after, before, count = self.token, self.after, self.before, self.count
-        gained: defaultdict[int, list[int]] = defaultdict(list)  # places in ascending order
-        for place in sorted(self.places.pop(pair)):
+        gained: defaultdict[int, list[int]] = defaultdict(list)
+        for place in sorted(places):
             gone = after[place]
             if gone < 0 or token[place] != left or token[gone] != right:
                 continue
@@ -224,13 +239,37 @@ class _Batch:
             token[place], after[place] = new, ahead
             token[gone] = after[gone] = -1
             self.alive -= 1
-        count[pair] = 0
-        for found, places in gained.items():
-            known = self.places.setdefault(found, places)
-            if known is not places:
-                for place in places:
-                    heapq.heappush(known, place)
-            heapq.heappush(self.queue, (-count[found], known[0], found))
+        return gained
+
+    def _join_many(self, left: int, right: int, new: int, places: list[int]) -> dict[int, list[int]]:
+        """As :meth:`_join_each`, all at once."""
+        token, after, before = self._token, self._after, self._before
+        place = np.unique(np.array(places, dtype=np.int64))
+        place = place[(token[place] == left) & (after[place] >= 0)]
+        place = place[token[after[place]] == right]
+        gone = after[place]
+        behind, ahead = before[place], after[gone]
+        touched = np.unique(
+            np.concatenate([behind[behind >= 0], gone[ahead >= 0]])
+        )  # whose pair with the next one goes
+        for lost, times in _counted(token[touched] * _PAIR + token[after[touched]]):
+            self.count[lost] -= times
+        token[place], after[place] = new, ahead
+        before[ahead[ahead >= 0]] = place[ahead >= 0]
+        token[gone] = after[gone] = -1
+        self.alive -= len(place)
+        behind = before[place]
+        fresh = np.unique(np.concatenate([behind[behind >= 0], place[ahead >= 0]]))
+        fresh = fresh[token[fresh] >= 0]
+        pairs = token[fresh] * _PAIR + token[after[fresh]]
+        order = np.argsort(pairs, kind="stable")
+        starts = np.flatnonzero(np.diff(pairs[order], prepend=-1))
+        ordered, gained = fresh[order].tolist(), {}
+        edges = [*starts.tolist(), len(order)]
+        for found, (start, end) in zip(pairs[order[starts]].tolist(), pairwise(edges), strict=True):
+            gained[found] = ordered[start:end]
+            self.count[found] += end - start
+        return gained
 
     def _named(self, data: bytes) -> int:
         if data not in self.ids:
@@ -240,8 +279,7 @@ class _Batch:
 
     def result(self, lengths: list[int]) -> Merged:
         """What the batch is now; a token that never merged has the id that it came with, should others have its bytes too."""
-        token = np.array(self.token, dtype=np.int64)
-        token = np.where(token == self.known, self.original, token)
+        token = np.where(self._token == self.known, self.original, self._token)
         ends = np.cumsum([0, *self.sizes])
         rows, starts = [], []
         for begin, end in pairwise(ends.tolist()):
@@ -249,3 +287,8 @@ class _Batch:
             rows.append(token[begin:end][places].tolist())
             starts.append(places.tolist())
         return Merged(rows, starts, self.names[self.base :], lengths)
+
+
+def _counted(values: np.ndarray) -> Iterator[tuple[int, int]]:
+    found, times = np.unique(values, return_counts=True)
+    return zip(found.tolist(), times.tolist(), strict=True)

@@ -76,8 +76,8 @@ def race_merging(
 
 
 def race_exact(codec: SubwordCodec, model: SubwordLM, text: str, *, size: int, rounds: int) -> Race:
-    """Next-byte distributions after ``size`` bytes of a text: from byte to byte, from the start with the cache of keys and values,
-    and by searching all covers without it. Masks are made anew in every round.
+    """Next-byte distributions after ``size`` bytes of a text: from byte to byte, from the start with the cache of keys and
+    values, and by searching all covers without it. Masks are made anew in every round.
 
     Raises:
         ValueError: If the text is too short.
