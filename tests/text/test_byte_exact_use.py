@@ -9,10 +9,12 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import tokenizers_mm as tm
 from tests.text.oracle import Oracle, Source, random_lm
-from tokenizers_mm.text import ByteLM, HATPaper, SubwordLM
+from tokenizers_mm.cli import app
+from tokenizers_mm.text import ByteLM, HATPaper, SubwordLM, speed
 from tokenizers_mm.text.byte_exact import (
     END,
     ByteEnsemble,
@@ -31,6 +33,8 @@ from tokenizers_mm.text.byte_exact import (
 )
 from tokenizers_mm.text.byte_exact.bpe import MergeRows
 from tokenizers_mm.text.byte_exact.pieces import Pieces, classes_of
+from tokenizers_mm.text.byte_exact.sampling import _fits
+from tokenizers_mm.text.segmenters.base import whole_characters
 from tokenizers_mm.text.subword import SubwordCodec
 from tokenizers_mm.text.vocabulary import PATTERN
 
@@ -42,6 +46,9 @@ CORPUS = [
 ] * 4
 TEXTS = st.text(st.sampled_from("the ThEé日мx'l v12.,\n\t　×"), max_size=24)
 quick = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+CHARACTERS = [*range(0xD800), *range(0xE000, 0x110000, 61), 0x10FFFF]
 
 
 def tiktoken_encoding() -> object:
@@ -301,6 +308,49 @@ def test_draws_are_of_bytes() -> None:
     assert generate(model, [], 5) == []
     with pytest.raises(ValueError, match="max_bytes"):
         generate(model, [b""], -1)
+
+
+def test_draws_that_stay_text() -> None:
+    for start in (b"", b"\xc3", b"\xe0", b"\xed", b"\xf0", b"\xf4", b"\xf4\x8f", b"\xed\x9f"):
+        possible = {chr(c).encode()[len(start)] for c in CHARACTERS if chr(c).encode().startswith(start)}
+        assert set(np.flatnonzero(_fits(start)[:256])) == possible
+        assert _fits(start)[END] == (not start)
+    model = ByteExactLM(random_lm(257, 2), byte_tokenizer(257), ends=[256])
+    prompts = ["日".encode()[:2], "né", b""]
+    found = generate(model, prompts, 30, utf8=True, generator=torch.Generator().manual_seed(0))
+    for prompt, more in zip(prompts, found, strict=True):
+        data = (prompt.encode() if isinstance(prompt, str) else prompt) + more.data
+        assert "\ufffd" not in (data if more.ended else data[: whole_characters(data)]).decode("utf-8")
+
+
+def test_complete_from_the_command_line(networks: tuple[SubwordLM, ByteLM], tmp_path) -> None:
+    for i, network in enumerate(networks):
+        network.save_pretrained(tmp_path / str(i))
+        call = ["text", "complete", str(tmp_path / str(i)), "the th", "日", "--byte-exact", "-n", "12", "--seed", "1"]
+        first, again = CliRunner().invoke(app, call), CliRunner().invoke(app, call)
+        assert first.exit_code == 0, first.output
+        assert first.output == again.output
+        assert first.output.startswith("the th")
+
+
+def test_merge_from_the_command_line(tmp_path) -> None:
+    file = tmp_path / "lines.txt"
+    file.write_text("the same words again and the same words\n" * 6, encoding="utf-8")
+    found = CliRunner().invoke(app, ["text", "merge", str(file), "--table"])
+    assert found.exit_code == 0, found.output
+    assert "6 lines" in found.output
+    assert "% of the saving" in found.output
+    file.write_text("", encoding="utf-8")
+    assert CliRunner().invoke(app, ["text", "merge", str(file)]).exit_code != 0
+
+
+def test_plain_algorithms_agree(networks: tuple[SubwordLM, ByteLM]) -> None:
+    codec = networks[0].codec[0]
+    merging = speed.race_merging(codec, CORPUS, sequences=8, length=40, merges=10, rounds=1)
+    exact = speed.race_exact(codec, networks[0], CORPUS[0], size=20, rounds=1)
+    assert merging.agreement == 0
+    assert exact.agreement < 1e-4
+    assert all(exact.ratio(name) > 0 for name in exact.seconds)
 
 
 def test_filling_in_sees_no_prefix_that_breaks_off() -> None:

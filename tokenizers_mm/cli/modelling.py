@@ -35,9 +35,16 @@ def complete(
         float, typer.Option("--top-p", help="Draw from the likeliest that together reach this probability.")
     ] = 0.95,
     seed: Annotated[int | None, typer.Option("--seed", help="For the same text again.")] = None,
+    byte_exact: Annotated[
+        bool,
+        typer.Option("--byte-exact", help="Of models over tokens: draw bytes, wherever the prompt's tokens end."),
+    ] = False,
     device: Device = "cpu",
 ) -> None:
     """Go on with texts; a single one appears as it is written.
+
+    A prompt that breaks off inside a word of a model over tokens needs [bold]--byte-exact[/]: its last token is otherwise taken as
+    whole.
 
     Example: [cyan]mmtok text complete hat-small "The government said"[/]
 
@@ -52,6 +59,15 @@ def complete(
     beginnings = [sys.stdin.buffer.read() if prompt == "-" else prompt for prompt in prompts]
     generator = None if seed is None else torch.Generator(device).manual_seed(seed)
     shown = [prompt if isinstance(prompt, str) else prompt.decode("utf-8", "ignore") for prompt in beginnings]
+    if byte_exact:
+        exact = registry.wing("text", "byte_exact")
+        cpu = None if seed is None else torch.Generator().manual_seed(seed)
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "utf8": True, "generator": cpu}
+        found = exact.generate(exact.byte_exact(network), beginnings, max_bytes, **options)
+        for prompt, more in zip(beginnings, found, strict=True):
+            data = prompt.encode("utf-8") if isinstance(prompt, str) else prompt
+            typer.echo((data + more.data).decode("utf-8", "ignore"))
+        return
     pieces = generate.stream(
         network, beginnings, max_bytes, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator
     )

@@ -8,4 +8,14 @@ from tokenizers_mm.text.hnet import HNet
 from tokenizers_mm.text.subword import SubwordCodec
 from tokenizers_mm.text.units import ByteCodec, WordByteCodec
 
-__all__ = ["ByteCodec", "ByteLM", "DynamicCodec", "HATPaper", "HATTFree", "HNet", "SubwordCodec", "SubwordLM", "WordByteCodec"]
+__all__ = [
+    "ByteCodec",
+    "ByteLM",
+    "DynamicCodec",
+    "HATPaper",
+    "HATTFree",
+    "HNet",
+    "SubwordCodec",
+    "SubwordLM",
+    "WordByteCodec",
+]

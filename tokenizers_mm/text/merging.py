@@ -156,7 +156,7 @@ class _Batch:
         self._token, self._after = flat.copy(), np.where(last, -1, at + 1)
         self._before = np.where(np.roll(last, 1), -1, at - 1)
         # The same memory twice: single numbers are faster through a memoryview, many at once through NumPy.
-        self.token, self.after, self.before = map(memoryview, (self._token, self._after, self._before))
+        self.token, self.after, self.before = self._token.data, self._after.data, self._before.data
         self.count: defaultdict[int, int] = defaultdict(int)
         self.places: dict[int, list[int]] = {}
         self._index(flat, np.flatnonzero(~last))

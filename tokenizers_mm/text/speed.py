@@ -37,7 +37,7 @@ class Race:
 
     seconds: dict[str, list[float]]
     agreement: float
-    settings: dict[str, int | float | str]
+    settings: dict[str, int]
 
     def ratio(self, contender: str) -> float:
         """How many times longer a contender takes than ours: the median over rounds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, get_args
@@ -12,9 +13,11 @@ import torch
 from tokenizers_mm.lm.backbone import draw
 from tokenizers_mm.text.byte_exact.model import ByteExactLM
 from tokenizers_mm.text.byte_exact.state import END, State
+from tokenizers_mm.text.segmenters.base import whole_characters
 
 Rule = Literal["mean", "product"]
 Order = Literal["psm", "spm"]
+_ENDINGS = (b"", *(first + rest for first in (b"\x80", b"\x90", b"\xa0") for rest in (b"", b"\x80", b"\x80\x80")))
 
 
 class ByteModel(Protocol):
@@ -100,6 +103,7 @@ def generate(
     top_k: int | None = None,
     top_p: float = 1.0,
     stop: Sequence[bytes] = (),
+    utf8: bool = False,
     generator: torch.Generator | None = None,
 ) -> list[Continuation]:
     """Continue prompts byte by byte, all together.
@@ -112,6 +116,7 @@ def generate(
         top_k: Draw only from so many of the likeliest bytes.
         top_p: Draw only from the likeliest bytes that together reach this probability.
         stop: Strings that end a continuation, left out of it.
+        utf8: Draw no byte, nor the end, with which prompt and continuation would not be UTF-8.
         generator: Of the draws.
 
     Raises:
@@ -120,19 +125,31 @@ def generate(
     if max_bytes < 0:
         raise ValueError(f"max_bytes must be 0 or more, got {max_bytes}")
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "generator": generator}
-    return _continue(model, model.start_batch(prompts), max_bytes, stop, options)
+    data = [p.encode("utf-8") if isinstance(p, str) else bytes(p) for p in prompts]
+    open_ = [item[whole_characters(item) :] for item in data] if utf8 else None
+    return _continue(model, model.start_batch(data), max_bytes, stop, options, open_)
 
 
 def _continue(
-    model: ByteModel, states: list[Any], max_bytes: int, stop: Sequence[bytes], options: dict[str, Any]
+    model: ByteModel,
+    states: list[Any],
+    max_bytes: int,
+    stop: Sequence[bytes],
+    options: dict[str, Any],
+    unfinished: list[bytes] | None = None,
 ) -> list[Continuation]:
+    """Continuations of states; with the unfinished characters of their texts, only such as stay UTF-8."""
     data, logp, ended = [b""] * len(states), [0.0] * len(states), [False] * len(states)
     going = list(range(len(states)))
     for step in range(max_bytes):
         if not going:
             break
         each = model.logprobs_batch([states[i] for i in going])
-        symbols = draw(torch.from_numpy(each), **options).tolist()
+        logits = torch.from_numpy(each)
+        if unfinished is not None:
+            fits = np.stack([_fits(_open(unfinished[i] + data[i])) for i in going])
+            logits = logits.masked_fill(torch.from_numpy(~fits), -torch.inf)
+        symbols = draw(logits, **options).tolist()
         for i, row, symbol in zip(going, each, symbols, strict=True):
             logp[i] += float(row[symbol])
             data[i] += b"" if symbol == END else bytes([symbol])
@@ -146,6 +163,26 @@ def _continue(
             for i, state in zip(going, later, strict=True):
                 states[i] = state
     return [Continuation(*item) for item in zip(data, logp, ended, strict=True)]
+
+
+def _open(data: bytes) -> bytes:
+    return data[whole_characters(data) :]
+
+
+@functools.lru_cache(maxsize=4096)
+def _fits(pending: bytes) -> np.ndarray:
+    """Which symbols may follow the start of a character, bool ``[257]``."""
+
+    def is_text(data: bytes) -> bool:  # an incremental decoder takes the beginnings of surrogates
+        for ending in _ENDINGS:
+            try:
+                text = (data + ending).decode("utf-8")
+            except UnicodeDecodeError:
+                continue
+            return len(text) == 1
+        return False
+
+    return np.array([*(is_text(pending + bytes([b])) for b in range(256)), not pending])
 
 
 @dataclass(frozen=True)
