@@ -78,7 +78,7 @@ def paper_nats(state: State, words: list[bytes], heads: int, backbone_heads: int
     costs = []
     for i, word in enumerate(words):
         guide = state["first"] if i == 0 else features[i - 1] @ state["to_byte.weight"].T
-        x = torch.cat([guide[None], table[list(word)]])
+        x = torch.cat([guide[None] + table[0xF5], table[list(word)]])
         logits = stack(state, "decoder", x, heads, heads, causal(len(x))) @ state["head.weight"].T
         targets = [*word, 0xC1] if i + 1 < len(words) else [*word]
         costs += [-float(row.log_softmax(-1)[target]) for row, target in zip(logits, targets, strict=False)]

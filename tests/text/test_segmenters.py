@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenizers_mm.text.segmenters import NAMES, Segmenter, segmenter
+from tokenizers_mm.text.segmenters import NAMES, Segmenter, base, segmenter
 from tokenizers_mm.text.segmenters.base import code_points, cut_long, whole_characters
 from tokenizers_mm.text.segmenters.learned import Learned, Router, dechunk, ratio_loss, straight_through
 from tokenizers_mm.text.segmenters.unicode_data import kinds
@@ -111,6 +111,30 @@ def test_lossless_and_the_same_in_pieces(name: str, options: dict) -> None:
         assert session.open == b""
 
     check()
+
+
+def test_long_words_are_forgotten_while_they_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(base, "_FAR", 0)
+    chance = random.Random(0)
+    for _ in range(600):
+        middle = chance.choice(NASTY) * chance.randrange(60) + "".join(
+            chance.choices("ab'.\u0301", k=chance.randrange(40))
+        )
+        text = "".join(chance.choices(NASTY, k=8)) + middle + "".join(chance.choices(NASTY, k=8))
+        cut, found, data = segmenter("uax29", max_bytes=chance.choice([None, 3, 17])), [], text.encode()
+        session, words = cut.stream(), cut.split(data)
+        while data:
+            n = chance.choice([1, 2, 30])
+            found += session.push(data[:n])
+            data = data[n:]
+        assert found + session.flush() == words, ascii(text)
+
+
+def test_a_word_without_end_takes_linear_time() -> None:
+    session = segmenter("uax29").stream()
+    for _ in range(40):
+        session.push(b"a" * 50_000)
+        assert len(session._kept) < 200
 
 
 def test_words_come_as_soon_as_the_next_character_is_known() -> None:

@@ -1,7 +1,7 @@
 """HAT as in "Hierarchical Autoregressive Transformers: Combining Byte- and Word-Level Processing" (Neitemeier et al., ICLR 2025).
 
 An encoder reads the bytes of each word alone, a backbone the words, a decoder writes the bytes of the next word and its end.
-Documents begin with a learned guide instead of a dummy word.
+Documents begin with a learned guide instead of a dummy word, and a learned vector is added to all guides.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tokenizers_mm.lm.backbone import Transformer
 from tokenizers_mm.text.model import Scores, Session, TextLM, costs, shift
-from tokenizers_mm.text.rows import MARKS, WORD, Rows, cutter, words_of
+from tokenizers_mm.text.rows import MARKS, START, WORD, Rows, cutter, words_of
 from tokenizers_mm.text.segmenters import segmenter as make_segmenter
 
 _LEFT_OUT = -100
@@ -69,8 +69,25 @@ class HATPaper(TextLM):
         self.first = nn.Parameter(torch.zeros(dim))
         self.decoder = Transformer(dim, decoder_layers, heads, hidden=hidden, dropout=dropout)
         self.head = nn.Linear(dim, 256, bias=False)
-        for weight in (self.embedding.weight, self.to_word.weight, self.to_byte.weight, self.head.weight):
-            nn.init.normal_(weight, std=0.02)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Wide enough that words differ from the first step on: with small weights and a constant start of each word the backbone
+        soon says the same whatever it reads, and does not come back.
+        """
+        for stack in (self.encoder, self.backbone, self.decoder):
+            scale = (2 * max(len(stack.blocks), 1)) ** -0.5
+            for name, weight in stack.named_parameters():
+                if weight.ndim == 2:
+                    std = weight.shape[1] ** -0.5 * (scale if name.endswith(("out.weight", "down.weight")) else 1.0)
+                    nn.init.normal_(weight, std=std)
+        for weight, std in (
+            (self.embedding.weight, 0.3), (self.to_word.weight, self.to_word.in_features**-0.5),
+            (self.to_byte.weight, self.to_byte.in_features**-0.5), (self.head.weight, 0.02),
+        ):  # fmt: skip
+            nn.init.normal_(weight, std=std)
+        with torch.no_grad():
+            self.embedding.weight[WORD] = 0
 
     def encode(self, ids: Tensor, inside: Tensor) -> Tensor:
         """Vectors ``[n, D]`` of words ``[n, S]``, padded where not ``inside``."""
@@ -78,6 +95,10 @@ class HATPaper(TextLM):
         inside = torch.cat([inside.new_ones(len(inside), 1), inside], dim=1)
         places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         return self.to_word(self.encoder.packed(self.embedding(ids), places, inside.long())[:, 0])
+
+    def begin(self, guides: Tensor) -> Tensor:
+        """What the decoder begins a word with: its guide and what all words begin with."""
+        return guides + self.embedding.weight[START]
 
     def score(self, signal: Tensor) -> Scores:
         rows = Rows.of(signal, self.cut)
@@ -92,7 +113,7 @@ class HATPaper(TextLM):
         open_ = self._open(rows).flatten()
         nats, right = [], []
         for b in buckets:
-            x = torch.cat([guides[b.words, None], self.embedding(ids[b.index])], dim=1)
+            x = torch.cat([self.begin(guides[b.words])[:, None], self.embedding(ids[b.index])], dim=1)
             targets = _targets(ids[b.index], b.inside, open_[b.words])
             cost, true = costs(self.head(self.decoder(x)), targets)
             end = b.inside.sum(dim=1)[:, None]
@@ -145,7 +166,7 @@ class HATPaperSession(Session):
             ids[i, 1 : len(word) + 1] = torch.tensor(list(word), dtype=torch.int64)
             places[i, : len(word) + 1] = torch.arange(len(word) + 1)
         x = model.embedding(ids)
-        x[:, 0] = self.guides
+        x[:, 0] = model.begin(self.guides)
         y = model.decoder.advance(x, self.decoder, torch.arange(len(prompts), device=device), places)
         self._predict(y[torch.arange(len(prompts)), (places >= 0).sum(dim=1) - 1])
 
@@ -161,7 +182,7 @@ class HATPaperSession(Session):
             else:
                 self.open[i].append(value)
                 places[i] = len(self.open[i])
-        x = torch.where((ids == WORD)[:, None], self.guides, self.model.embedding(ids))
+        x = torch.where((ids == WORD)[:, None], self.model.begin(self.guides), self.model.embedding(ids))
         rows = torch.arange(len(ids), device=ids.device)
         self._predict(self.model.decoder.advance(x[:, None], self.decoder, rows, places[:, None])[:, 0])
         return [b"" if value == WORD else bytes([value]) for value in ids.tolist()]

@@ -40,6 +40,7 @@ class ByteNGram:
         self.tables, self.threshold = tables, float(threshold)
         self._pairs: list[np.ndarray] = []  # of each order: context and successor as one number, ascending
         self._totals: list[np.ndarray] = []
+        self._places: list[_Places] = []
         self._known: dict[bytes, np.ndarray] = {}  # probabilities after contexts
         for n in range(ORDERS + 1):
             names = [f"{name}.{n}" for name in _TABLES]
@@ -52,6 +53,7 @@ class ByteNGram:
                 raise ValueError(f"tables of order {n} do not fit together")
             self._pairs.append((np.repeat(np.arange(len(contexts)), np.diff(first)) << 8) | of)
             self._totals.append(np.add.reduceat(_unpack(counts), first[:-1]))
+            self._places.append(_Places(contexts))
 
     # -- what it says of text -----------------------------------------------------------------------------------------------
 
@@ -78,9 +80,8 @@ class ByteNGram:
         tail = before[-ORDERS:]
         index = [0]
         for n in range(1, len(tail) + 1):
-            contexts, key = self.tables[f"contexts.{n}"], int.from_bytes(tail[-n:], "big")
-            found = int(np.searchsorted(contexts, key))
-            if found == len(contexts) or contexts[found] != key:
+            found = int(self._places[n].find(np.array([int.from_bytes(tail[-n:], "big")]))[0])
+            if found < 0:
                 break
             index.append(found)
         known = tail[len(tail) - len(index) + 1 :]
@@ -102,18 +103,13 @@ class ByteNGram:
         text = before[-ORDERS:] + data
         values = np.frombuffer(text, dtype=np.uint8).astype(np.int64)
         skip = len(text) - len(data)
-        keys, at = values, np.arange(len(values))
+        keys, at = values.copy(), np.arange(len(values))
         for n in range(1, min(ORDERS, len(values)) + 1):
-            if n > 1:
+            if n > 1:  # one byte further back
                 at = at[at >= n - 1]
-                keys = np.zeros_like(values)
-                for back in range(n):
-                    keys[n - 1 :] |= values[n - 1 - back : len(values) - back] << (8 * back)
-            contexts = self.tables[f"contexts.{n}"]
-            if not len(contexts):
-                return
-            index = np.searchsorted(contexts, keys[at])
-            known = contexts[index.clip(max=len(contexts) - 1)] == keys[at]
+                keys[n - 1 :] |= values[: len(values) - n + 1] << (8 * (n - 1))
+            index = self._places[n].find(keys[at])
+            known = index >= 0
             at, index = at[known], index[known]
             use = at >= skip
             yield n, at[use] - skip, index[use]
@@ -195,6 +191,42 @@ class Continuation:
     def push(self, byte: int) -> None:
         """Add a byte."""
         self._tail = (self._tail + bytes([byte]))[-ORDERS:]
+
+
+class _Places:
+    """Where numbers are in a list of different ones: a hash table with linear probing, which looks up many at once."""
+
+    def __init__(self, numbers: np.ndarray) -> None:
+        bits = max(8, (4 * len(numbers)).bit_length())
+        self._shift = np.uint64(64 - bits)
+        self._keys = np.full(2**bits, -1, dtype=np.int64)
+        self._index = np.full(2**bits, -1, dtype=np.int32)
+        left, slot = np.arange(len(numbers)), self._slot(numbers)
+        while len(left):
+            free = np.flatnonzero(self._index[slot] < 0)
+            self._index[slot[free]] = left[free]  # of those that want one slot, one gets it
+            lost = self._index[slot] != left
+            left, slot = left[lost], (slot[lost] + 1) % len(self._keys)
+        taken = self._index >= 0
+        self._keys[taken] = numbers[self._index[taken]]
+
+    def find(self, numbers: np.ndarray) -> np.ndarray:
+        """Place of each number, -1 for those that are not in the list."""
+        slot = self._slot(numbers)
+        keys = self._keys[slot]
+        out = np.where(keys == numbers, self._index[slot], -1)
+        left = np.flatnonzero((keys != numbers) & (keys >= 0))
+        slot = slot[left]
+        while len(left):
+            slot = (slot + 1) % len(self._keys)
+            keys, wanted = self._keys[slot], numbers[left]
+            out[left] = np.where(keys == wanted, self._index[slot], -1)
+            on = (keys != wanted) & (keys >= 0)
+            left, slot = left[on], slot[on]
+        return out
+
+    def _slot(self, numbers: np.ndarray) -> np.ndarray:
+        return ((numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> self._shift).astype(np.int64)
 
 
 _Table = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # contexts, first, bytes, counts

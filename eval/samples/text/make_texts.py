@@ -216,7 +216,11 @@ def texts() -> dict[str, tuple[str, str, str]]:
     }
     return parallel | {
         "code.txt": (PYTHON, "python", "Python with spaces and tabs"),
-        "trouble.txt": ("\n".join(TROUBLE), "", "Marks, joiners, controls, directions, a long word, no end of the last line"),
+        "trouble.txt": (
+            "\n".join(TROUBLE),
+            "",
+            "Marks, joiners, controls, directions, a long word, no end of the last line",
+        ),
     }
 
 

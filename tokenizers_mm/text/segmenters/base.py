@@ -13,6 +13,8 @@ from itertools import pairwise
 
 import numpy as np
 
+_FAR = 256  # bytes before the open word from which a stream looks for a nearer place to go on from
+
 
 @dataclass(frozen=True)
 class Segmentation:
@@ -87,6 +89,10 @@ class Segmenter(ABC):
     def restart(self, data: bytes, starts: np.ndarray) -> int:
         """The last of ``starts`` from which segmenting the rest alone gives the same words."""
 
+    def context(self, data: bytes, at: int) -> int:
+        """A place inside the word that ``at`` is in, from which the words after ``at`` come out the same; 0 if there is none."""
+        return 0
+
 
 class SegmentStream:
     """Bytes in, words out. Joined over time, the words of all pushes and the flush are those of one ``split``."""
@@ -95,6 +101,7 @@ class SegmentStream:
         self.segmenter = segmenter
         self._kept = b""  # from a place where segmentation can start anew
         self._done = 0  # bytes of it whose words are out
+        self._trusted = 0  # from where on its word starts are real: what is before may begin inside a word
 
     @property
     def open(self) -> bytes:
@@ -109,23 +116,30 @@ class SegmentStream:
         """
         self._kept += bytes([data]) if isinstance(data, int) else data
         starts, reach = self.segmenter.settled(self._kept)
-        if not len(starts):
-            return []
-        last = int(starts[-1])
-        cuts = starts
-        if self.segmenter.max_bytes is not None:
-            cuts = cut_long(self._kept, starts, reach, self.segmenter.max_bytes)
-        words = self._emit(cuts[cuts > self._done])
-        again = self.segmenter.restart(self._kept, starts[starts <= min(last, self._done)])
+        words = self._emit(self._ends(starts, reach))
+        real = starts[(starts >= self._trusted) & (starts <= self._done)]
+        again = self.segmenter.restart(self._kept, real) if len(real) else 0
+        inside = self.segmenter.context(self._kept, self._done) if self._done - again > _FAR else 0
+        again = max(again, inside)
         self._kept, self._done = self._kept[again:], self._done - again
+        self._trusted = self._done if again == inside > 0 else max(0, self._trusted - again)
         return words
 
     def flush(self) -> list[bytes]:
         """The words that are left; the session then starts anew."""
-        starts = self.segmenter.boundaries(self._kept)
-        words = self._emit(np.append(starts[starts > self._done], len(self._kept))) if self.open else []
-        self._kept, self._done = b"", 0
+        size = len(self._kept)
+        words = (
+            self._emit(np.append(self._ends(self.segmenter.word_starts(self._kept), size), size)) if self.open else []
+        )
+        self._kept, self._done, self._trusted = b"", 0, 0
         return words
+
+    def _ends(self, starts: np.ndarray, reach: int) -> np.ndarray:
+        """Where words end, after those that are out: at word starts, and where the limit cuts."""
+        starts = starts[starts > self._done]
+        if self.segmenter.max_bytes is None or self._done >= reach:
+            return starts
+        return cut_long(self._kept, np.append(self._done, starts), reach, self.segmenter.max_bytes)[1:]
 
     def _emit(self, ends: np.ndarray) -> list[bytes]:
         edges = [self._done, *ends.tolist()]

@@ -17,6 +17,7 @@ from tokenizers_mm.text.segmenters.unicode_data import kinds
 _BLOCK = 1 << 15  # bytes segmented at a time: what the processor's cache holds
 _JOIN, _BREAK, _IF_NEXT, _IF_BEFORE, _PAIRS = range(5)  # verdicts on two neighbours
 _OTHER = 0  # kind of characters without any property
+_CONTEXT, _BACK = 8, 64  # characters, in so many bytes, that tell of a long word what there is to know
 _FRACTION_SLASH = "\u2044".encode()
 _LETTERS = ("ALetter", "Hebrew_Letter")
 _SPACE, _WHITE, _PUNCTUATION, _WORD = range(4)  # sorts of pieces
@@ -60,6 +61,17 @@ class UAX29(Segmenter):
             if start == 0 or (len(first) and not ignored[kinds().of[first[0]]]):
                 return start
         return 0
+
+    def context(self, data: bytes, at: int) -> int:
+        before = data[max(0, at - _BACK) : at]
+        while before and before[0] & 0xC0 == 0x80:  # the rest of a character
+            before = before[1:]
+        points, offsets = code_points(before)
+        base = np.flatnonzero(~_tables().ignored[kinds().of[points]])
+        if len(base) < _CONTEXT:
+            return 0
+        first = int(base[-_CONTEXT])
+        return at - len(before) + (first if offsets is None else int(offsets[first]))
 
 
 @dataclass(frozen=True)
