@@ -37,14 +37,14 @@ def complete(
     seed: Annotated[int | None, typer.Option("--seed", help="For the same text again.")] = None,
     byte_exact: Annotated[
         bool,
-        typer.Option("--byte-exact", help="Of models over tokens: draw bytes, wherever the prompt's tokens end."),
+        typer.Option("--byte-exact", help="Of models over tokens: draw bytes, wherever prompts end."),
     ] = False,
     device: Device = "cpu",
 ) -> None:
     """Go on with texts; a single one appears as it is written.
 
-    A prompt that breaks off inside a word of a model over tokens needs [bold]--byte-exact[/]: its last token is otherwise taken as
-    whole.
+    Models over tokens take the last token of a prompt as whole, also where it breaks off inside a word; with
+    [bold]--byte-exact[/] they don't.
 
     Example: [cyan]mmtok text complete hat-small "The government said"[/]
 

@@ -26,6 +26,7 @@ _CONTRACTIONS = {"'r": "e", "'v": "e", "'l": "l"}  # what the patterns of GPT-2 
 _AFTER_SPACE = "a1.\n"  # the last of a run of spaces may belong to what follows
 _CATEGORIES = ("L", "M", "N", "P", "S", "Z", "C", *(a + b for a in "LMNPSZC" for b in "abcdefiklmnopstu"))
 _PRIVATE = 0xE000
+_REMEMBERED = 128  # shapes of open ends
 _STRAY = "\ufffd"  # stands for a byte that is no character: like it, neither letter nor digit nor space
 
 
@@ -69,7 +70,7 @@ class MergeModel(PieceModel):
         single = {merged for _, _, merged in merges} | {i for i, token in enumerate(tokens) if len(token) == 1}
         self._made = np.array([bool(token) and i in single for i, token in enumerate(tokens)])
         self._first = np.array([bool(token) for token in tokens]) if whole else self._made
-        self._row = functools.lru_cache(maxsize=4096)(lambda left: self._rows.row(left) & self._made)
+        self._row = functools.lru_cache(maxsize=1024)(lambda left: self._rows.row(left) & self._made)
 
     def encode(self, piece: bytes) -> Ids:
         return tuple(self._encode(piece))
@@ -101,6 +102,7 @@ class Pieces(Canonical):
         self.model, self._cut, self._classes = model, cut, classes
         self._class = functools.lru_cache(maxsize=2**16)(classes) if classes is not None else None
         self._cuts: dict[str, list[int]] = {}
+        self._known: dict[object, dict[Ids, np.ndarray]] = {}
         self._whole = self._group() if cut is not None else {}
 
     def pieces(self, text: str) -> int:
@@ -135,23 +137,30 @@ class Pieces(Canonical):
                 mask[which] |= self.model.row(left[at[-1] :])[which]
         return mask
 
-    def _groups(self, data: bytes) -> dict[Ids, list[int]]:
+    def _groups(self, data: bytes) -> dict[Ids, np.ndarray]:
         """Where pieces start in ``data`` when a token follows, to the tokens that make it so; not those that a cut splits."""
+        text, offsets = _strays(data)
+        if self._classes is None or whole_characters(data) < len(data) or _STRAY in text:
+            return self._grouped(data)
+        key = self._signature(text), text[-2:].lower() in _CONTRACTIONS
+        edges = [*offsets, len(data)]
+        if key not in self._known:
+            if len(self._known) > _REMEMBERED:
+                self._known.clear()
+            found = self._grouped(data)
+            self._known[key] = {tuple(edges.index(cut) for cut in cuts): which for cuts, which in found.items()}
+        return {tuple(edges[at] for at in cuts): which for cuts, which in self._known[key].items()}
+
+    def _grouped(self, data: bytes) -> dict[Ids, np.ndarray]:
         groups: dict[Ids, list[int]] = {}
-        whole = whole_characters(data) == len(data)
-        shared = self._whole if whole else {}
-        done = set()
-        for text, ids in shared.items():
-            done.update(ids)
-            for cuts in self._places(data + text):
-                if not any(cut > len(data) for cut in cuts):
+        shared = self._whole if whole_characters(data) == len(data) else {}
+        done = set(itertools.chain.from_iterable(shared.values()))
+        alone = [(token, [i]) for i, token in enumerate(self.tokens) if token and i not in done]
+        for token, ids in itertools.chain(shared.items(), alone):
+            for cuts in self._places(data + token):
+                if cuts[-1] <= len(data):
                     groups.setdefault(tuple(cuts), []).extend(ids)
-        for i, token in enumerate(self.tokens):
-            if token and i not in done:
-                for cuts in self._places(data + token):
-                    if not any(cut > len(data) for cut in cuts):
-                        groups.setdefault(tuple(cuts), []).append(i)
-        return groups
+        return {cuts: np.array(ids) for cuts, ids in groups.items()}
 
     def _group(self) -> dict[bytes, list[int]]:
         """Tokens of whole characters that the cutting cannot tell apart, by one of them."""
