@@ -32,7 +32,8 @@ class LanguageModelModule(LightningModule):
     """A :class:`Predicts` network and one optimiser; a run leaves it behind in ``model/``.
 
     Batches are ``{"signal": ...}``, such as ``[B, C, N]`` or rows of bytes ``[B, L]``: what the network reads. Logs the
-    cross-entropy as ``train/loss`` and ``val/loss`` and the validation's in bits per id or byte; validation uses the weight average where there is one.
+    cross-entropy as ``train/loss`` and ``val/loss`` and the validation's in bits per id or byte; validation uses the weight
+    average where there is one.
 
     Args:
         network: What is trained; has ``loss`` and ``save_pretrained``.
