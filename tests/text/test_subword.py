@@ -185,3 +185,23 @@ def test_state_dicts_carry_the_tokenizer(codec: SubwordCodec) -> None:
     other = SubwordCodec(320)
     other.load_state_dict(codec.state_dict())
     assert other.encode(TEXTS[:2]) == codec.encode(TEXTS[:2])
+
+
+def test_tokenizer_files_become_folders_by_command(tmp_path: Path, codec: SubwordCodec) -> None:
+    from tokenizers_mm.cli import main
+
+    (tmp_path / "tokenizer.json").write_bytes(codec.file.numpy().tobytes())
+    main(["convert", "subword", str(tmp_path / "tokenizer.json"), str(tmp_path / "mine")])
+    assert tm.load(str(tmp_path / "mine")).encode(TEXTS[:2]) == codec.encode(TEXTS[:2])
+    (tmp_path / "config.json").write_text('{"colour": "red"}')
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "convert",
+                "subword",
+                str(tmp_path / "tokenizer.json"),
+                str(tmp_path / "x"),
+                "--config",
+                str(tmp_path / "config.json"),
+            ]
+        )
