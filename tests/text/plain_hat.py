@@ -119,13 +119,13 @@ def tfree_logits(state: State, words: list[bytes], sizes: dict[str, int], base: 
     z = h
     for layer in range(sizes["decoder_layers"]):
         z = z + torch.stack(
-            [_cross(state, f"guides.{layer}.", row, guides[w], heads) for row, w in zip(z, of_byte, strict=True)]
+            [cross(state, f"guides.{layer}.", row, guides[w], heads) for row, w in zip(z, of_byte, strict=True)]
         )
         z = block(state, f"decoder.blocks.{layer}.", z, heads, heads, causal(len(data), window), base)
     return norm(z, state["norm.weight"]) @ state["head.weight"].T
 
 
-def _cross(state: State, name: str, z: Tensor, guide: Tensor, heads: int) -> Tensor:
+def cross(state: State, name: str, z: Tensor, guide: Tensor, heads: int) -> Tensor:
     w = {key.removeprefix(name): value for key, value in state.items() if key.startswith(name)}
     q = w["unused.query.weight"] @ norm(z, w["unused.byte_norm.weight"])
     kv = norm(guide, w["norm.weight"])

@@ -14,7 +14,7 @@ from tokenizers_mm import cli
 from tokenizers_mm.text import SubwordCodec
 from tokenizers_mm.text.flops import training_flops
 from tokenizers_mm.text.generate import complete, load_model, stream
-from tokenizers_mm.text.rows import signal_of
+from tokenizers_mm.text.rows import signal_of, words_of
 from tokenizers_mm.text.study import adapt, compare, steps_to
 from tokenizers_mm.training.run import train
 
@@ -44,6 +44,14 @@ def test_rows_go_on_beside_others_as_alone(kind: str, vocabulary: str) -> None:
     model, prompts = build(kind, vocabulary), ["Hello ", "a", "日本", "it's a longer prompt of six"]
     together = complete(model, prompts, 12, temperature=0)
     assert together == [complete(model, [prompt], 12, temperature=0)[0] for prompt in prompts]
+
+
+def test_special_tokens_of_prompts_are_words_of_one_byte() -> None:
+    model = build("tfree")
+    data = model.prompt("Hi<|eot_id|> you")
+    assert data == b"Hi\xc0 you"
+    assert words_of(data, model.cut) == [b"Hi", b"\xc0", b" you"]  # type: ignore[attr-defined]
+    assert complete(model, ["Hi<|eot_id|> you"], 4, temperature=0) == complete(model, [data], 4, temperature=0)
 
 
 def test_wrong_options_and_prompts_are_refused() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.text import plain_hat
 from tokenizers_mm.text import ByteLM, HATPaper, HATTFree, HNet, SubwordCodec, SubwordLM
+from tokenizers_mm.text.hat_tfree import Guide
 from tokenizers_mm.text.hnet import smooth
 from tokenizers_mm.text.model import TextLM
 from tokenizers_mm.text.rows import END, WORD, Rows, cutter, signal_of, unknown, words_of
@@ -92,6 +93,15 @@ def test_the_released_model_equals_a_plain_one_with_whole_cross_attention(qk_nor
     expected = plain_hat.tfree_logits(dict(model.state_dict()), words_of(data, model.cut), TFREE, 1e4)  # type: ignore[arg-type]
     logits = model.logits(Rows.of(torch.tensor([list(data)]), model.cut))[0]
     torch.testing.assert_close(logits, expected, atol=2e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_guide_is_attention_to_one_key() -> None:
+    torch.manual_seed(3)
+    guide = Guide(24, 32, 2, False, 1e-5)
+    z, word = torch.randn(24), torch.randn(32)
+    expected = plain_hat.cross(dict(guide.state_dict()), "", z, word, 2)
+    torch.testing.assert_close(guide(word), expected, atol=1e-6, rtol=1e-6)
 
 
 @torch.no_grad()

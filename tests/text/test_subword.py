@@ -185,3 +185,18 @@ def test_state_dicts_carry_the_tokenizer(codec: SubwordCodec) -> None:
     other = SubwordCodec(320)
     other.load_state_dict(codec.state_dict())
     assert other.encode(TEXTS[:2]) == codec.encode(TEXTS[:2])
+
+
+def test_tokenizer_files_become_folders_by_command(tmp_path: Path, codec: SubwordCodec) -> None:
+    from tokenizers_mm.cli import main
+
+    def convert(output: str, *options: str) -> int:
+        with pytest.raises(SystemExit) as end:
+            main(["convert", "subword", str(tmp_path / "tokenizer.json"), str(tmp_path / output), *options])
+        return end.value.code
+
+    (tmp_path / "tokenizer.json").write_bytes(codec.file.numpy().tobytes())
+    assert convert("mine") == 0
+    assert tm.load(str(tmp_path / "mine")).encode(TEXTS[:2]) == codec.encode(TEXTS[:2])
+    (tmp_path / "config.json").write_text('{"colour": "red"}')
+    assert convert("other", "--config", str(tmp_path / "config.json")) == 1

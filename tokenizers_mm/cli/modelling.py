@@ -210,8 +210,11 @@ def _load(name: str) -> Any:
 
 
 def _documents(path: str, split: str | None, names: str | None) -> list[bytes]:
+    import os
+
     from tokenizers_mm import registry
 
+    path = os.path.expandvars(path)  # so that reports name what everybody can set
     source = registry.wing("text", "corpus").TextSource(path, split, names.split(",") if names else None)
     return source.documents()
 

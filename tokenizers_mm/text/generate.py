@@ -68,7 +68,7 @@ def stream(
             "max_bytes and top_k must be positive, temperature not negative and top_p in (0, 1], got "
             f"{max_bytes}, {top_k}, {temperature}, {top_p}"
         )
-    rows = [_Row(prompt.encode() if isinstance(prompt, str) else prompt, max_bytes) for prompt in prompts]
+    rows = [_Row(model.prompt(prompt) if isinstance(prompt, str) else prompt, max_bytes) for prompt in prompts]
     session = model.session([row.prompt for row in rows], 2 * max_bytes + 1)  # ends of words count too
     pieces = _pieces(model)
     longest = max(map(len, pieces)) + 3

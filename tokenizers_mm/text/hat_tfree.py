@@ -7,6 +7,7 @@ Ours counts positions of packed documents from zero and has ``strict_causal``, w
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -135,6 +136,13 @@ class HATTFree(TextLM):
         cost, right = costs(self.logits(rows)[:, :-1], targets[:, 1:])
         unknown = (fresh & rows.valid) * math.log(256)
         return Scores(F.pad(cost, (1, 0)) + unknown, F.pad(right, (1, 0)))
+
+    def prompt(self, text: str) -> bytes:
+        """Bytes of a text, in which special tokens are their marks."""
+        if not self.specials:
+            return text.encode("utf-8")
+        pieces = re.split(f"({'|'.join(map(re.escape, self.specials))})", text)
+        return b"".join(bytes([self.specials[p]]) if p in self.specials else p.encode("utf-8") for p in pieces)
 
     def session(self, prompts: Sequence[bytes], room: int) -> HATTFreeSession:
         return HATTFreeSession(self, prompts, room)

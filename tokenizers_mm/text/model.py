@@ -64,6 +64,10 @@ class TextLM(nn.Module, ABC):
     def session(self, prompts: Sequence[bytes], room: int) -> Session:
         """A session that begins with prompts and has room for so many more ids in each row."""
 
+    def prompt(self, text: str) -> bytes:
+        """Bytes of a text that is to be gone on with."""
+        return text.encode("utf-8")
+
     def loss(self, signal: Tensor) -> Tensor:
         """Nats per byte, with what else is trained."""
         scores = self.score(signal)

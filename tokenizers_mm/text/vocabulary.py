@@ -54,12 +54,20 @@ class Vocabulary(ABC):
         if len(known) > _REMEMBERED:
             known.clear()
         new = [word for word in dict.fromkeys(words) if word not in known]
-        known.update(zip(new, map(tuple, self.tokenize(new)), strict=True))
+        known.update(zip(new, self._of_words(new), strict=True))
         ids = np.array(list(chain.from_iterable(map(known.__getitem__, words))), dtype=np.int64)
         for word in new:
             if len(word) > _LONGEST:
                 del known[word]
         return ids
+
+    def _of_words(self, words: Sequence[str]) -> list[tuple[int, ...]]:
+        """Ids of each of different words in the order of a text, from one call: what joins them are borders too."""
+        ids = list(self.tokenize(["".join(words)])[0]) if words else []
+        ends = np.cumsum(self._joined[1][ids])
+        wanted = np.cumsum([len(word.encode("utf-8")) for word in words])
+        cuts = [0, *(np.searchsorted(ends, wanted) + 1).tolist()]
+        return [tuple(ids[a:b]) for a, b in pairwise(cuts)]
 
     def decode(self, ids: np.ndarray) -> bytes:
         """What ids ``[T]`` stand for."""

@@ -23,7 +23,7 @@ from tokenizers_mm.training.schedule import build_scheduler
 
 
 class Predicts(Protocol):
-    """A network whose ``loss(signal)`` is the mean cross-entropy, in nats, of the ids that it predicts."""
+    """A network whose ``loss(signal)`` is the mean cross-entropy, in nats, of the ids that it predicts, or bytes."""
 
     def loss(self, signal: Tensor) -> Tensor: ...
 
@@ -31,8 +31,9 @@ class Predicts(Protocol):
 class LanguageModelModule(LightningModule):
     """A :class:`Predicts` network and one optimiser; a run leaves it behind in ``model/``.
 
-    Batches are ``{"signal": [B, C, N]}``. Logs the cross-entropy as ``train/loss`` and ``val/loss`` and the validation's in bits
-    per id; validation uses the weight average where there is one.
+    Batches are ``{"signal": ...}``, such as ``[B, C, N]`` or rows of bytes ``[B, L]``: what the network reads. Logs the
+    cross-entropy as ``train/loss`` and ``val/loss`` and the validation's in bits per id or byte; validation uses the weight
+    average where there is one.
 
     Args:
         network: What is trained; has ``loss`` and ``save_pretrained``.
