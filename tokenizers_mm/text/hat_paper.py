@@ -81,11 +81,11 @@ class HATPaper(TextLM):
                 if weight.ndim == 2:
                     std = weight.shape[1] ** -0.5 * (scale if name.endswith(("out.weight", "down.weight")) else 1.0)
                     nn.init.normal_(weight, std=std)
-        for weight, std in (
+        for matrix, std in (
             (self.embedding.weight, 0.3), (self.to_word.weight, self.to_word.in_features**-0.5),
             (self.to_byte.weight, self.to_byte.in_features**-0.5), (self.head.weight, 0.02),
         ):  # fmt: skip
-            nn.init.normal_(weight, std=std)
+            nn.init.normal_(matrix, std=std)
         with torch.no_grad():
             self.embedding.weight[WORD] = 0
 
