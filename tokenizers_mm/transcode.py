@@ -20,6 +20,7 @@ from tokenizers_mm.codec import Codec
 from tokenizers_mm.labels import Labels, labels_for
 from tokenizers_mm.reading import reading as reading_options
 from tokenizers_mm.registry import containers, list_codecs, matching, wing
+from tokenizers_mm.signals import batched
 from tokenizers_mm.tokens import Tokens, TokenSpec
 from tokenizers_mm.weights import WEIGHTS
 
@@ -142,7 +143,7 @@ def encode_file(
             signal, labels = files.read_labelled(source, codec.spec, **options)
         else:
             signal = files.read(source, codec.spec, **options)
-        tokens = codec.encode(signal[None])
+        tokens = codec.encode(*batched([signal]))
     else:
         if hasattr(files, "labels"):
             labels = files.labels(source, codec.spec, **options)

@@ -351,7 +351,7 @@ def test_a_wrong_file_is_named_with_its_fault(tmp_path, text, message) -> None:
         load_benchmark(tmp_path / "b.yaml")
     with pytest.raises(
         ValueError,
-        match=r"no benchmark 'nope': expected one of \['audio', 'eeg', 'image', 'pretrained', 'timeseries', 'totem'\]",
+        match=r"no benchmark 'nope': expected one of \['audio', 'eeg', 'image', 'pretrained', 'text', 'timeseries', 'totem'\]",
     ):
         load_benchmark("nope")
 

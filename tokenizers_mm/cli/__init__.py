@@ -10,10 +10,13 @@ import typer
 from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the app
     codecs,
     detecting,
+    dynamic,
     evaluating,
     forecasting,
+    modelling,
     probing,
     streaming,
+    text,
     training,
     transcoding,
 )

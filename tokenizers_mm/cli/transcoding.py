@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
@@ -24,9 +25,9 @@ from tokenizers_mm.cli.common import (
     app,
     complain,
     err,
-    out,
     pairs,
 )
+from tokenizers_mm.cli.piping import piped
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
 
 @app.command()
 def encode(
-    inputs: Annotated[list[Path], typer.Argument(help="Files, or folders to search.", show_default=False)],
+    inputs: Annotated[list[Path], typer.Argument(help="Files, folders to search, or - for stdin.", show_default=False)],
     codec: CodecOption,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="Folder for the .mmt files, or one file (.mmt, .ecdc); default: beside each."
+            "--output",
+            "-o",
+            help="Folder for the .mmt files, one file (.mmt, .ecdc), or - for stdout; default: beside each.",
         ),
     ] = None,
     weights: Weights = None,
@@ -51,7 +54,7 @@ def encode(
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
-    """Encode files to .mmt token files: sound of any rate and length in constant memory, images of any size, series.
+    """Encode files to .mmt token files: sound of any rate and length in constant memory, images of any size, series, text.
 
     Example: [cyan]mmtok encode talk.mp3 -c wavtokenizer-speech-16k[/]
 
@@ -64,6 +67,8 @@ def encode(
     Example: [cyan]mmtok encode load.csv -c totem-etth1 --read columns=load,temperature[/]
 
     Example: [cyan]mmtok encode night.edf -c ./my_eeg_codec --read montage=10-20 --read highpass=0.5[/]
+
+    Example: [cyan]echo Hello | mmtok encode - -c bpe-8k | mmtok decode -[/]
     """
     from tokenizers_mm import registry, transcode
     from tokenizers_mm.reading import reading as check_reading
@@ -73,18 +78,19 @@ def encode(
     suffix = (
         output.suffix.lower() if output and output.suffix.lower() in transcode.token_suffixes() else transcode.SUFFIX
     )
-    jobs = transcode.plan(inputs, extensions, suffix, output)
     options = pairs("--read", reading, "NAME=VALUE")
     check_reading(model.spec.modality, options)
     name = transcode.writer_name(codec)
     work = partial(transcode.encode_file, model, name=name, lm=lm, window=window, force=force, reading=options)
-    _transcode(jobs, partial(work, progress=_follow(jobs)))
+    with piped(inputs, output, extensions[0]) as files:
+        jobs = transcode.plan(files.inputs, extensions, suffix, files.output)
+        _transcode(jobs, partial(work, progress=_follow(jobs)), files.console)
 
 
 @app.command()
 def decode(
     inputs: Annotated[
-        list[Path], typer.Argument(help=".mmt or .ecdc files, or folders to search.", show_default=False)
+        list[Path], typer.Argument(help=".mmt or .ecdc files, folders to search, or - for stdin.", show_default=False)
     ],
     codec: Annotated[
         str | None,
@@ -95,7 +101,8 @@ def decode(
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the files, or one file; default: beside each.")
+        Path | None,
+        typer.Option("--output", "-o", help="Folder for the files, one file, or - for stdout; default: beside each."),
     ] = None,
     file_format: Annotated[
         str | None,
@@ -119,7 +126,6 @@ def decode(
     suffix = f".{file_format.lstrip('.').lower()}" if file_format else output.suffix if output and to_file else ""
     load = lru_cache(maxsize=1)(partial(registry.load, weights=weights, device=device))
     given = None if codec is None else transcode.writer_name(codec)
-    jobs = transcode.plan(inputs, transcode.token_suffixes(), suffix or transcode.SUFFIX, output)
 
     def work(source: Path, target: Path) -> Transcoded:
         tokens, writer = transcode.read_tokens(source, lm=lm)
@@ -135,7 +141,9 @@ def decode(
             target = target.with_suffix(registry.wing(tokens.spec.modality, "files").EXTENSIONS[0])
         return transcode.decode_file(model, tokens, source, target, window=window, force=force, progress=_follow(jobs))
 
-    _transcode(jobs, work)
+    with piped(inputs, output, transcode.SUFFIX) as files:
+        jobs = transcode.plan(files.inputs, transcode.token_suffixes(), suffix or transcode.SUFFIX, files.output)
+        _transcode(jobs, work, files.console)
 
 
 def _follow(jobs: Sequence[object]) -> Progress:
@@ -148,7 +156,7 @@ def _follow(jobs: Sequence[object]) -> Progress:
     return follow
 
 
-def _transcode(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], Transcoded]) -> None:
+def _transcode(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], Transcoded], console: Console) -> None:
     """Run the jobs and print what each cost; one broken file among several is reported, not fatal."""
     done: list[Transcoded] = []
     for source, target in track(jobs, console=err, transient=True, disable=len(jobs) < 2):
@@ -159,7 +167,7 @@ def _transcode(jobs: list[tuple[Path, Path]], work: Callable[[Path, Path], Trans
                 raise
             complain(error, source)
     if done:
-        out.print(_rates(done) if any(job.seconds for job in done) else _sizes(done))
+        console.print(_rates(done) if any(job.seconds for job in done) else _sizes(done))
     if len(done) < len(jobs):
         complain(ValueError(f"{len(jobs) - len(done)} of {len(jobs)} files failed"))
         raise typer.Exit(1)

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from torch import Tensor
-
+from tokenizers_mm.signals import Signal
 from tokenizers_mm.tokens import TokenSpec
 
 B = TypeVar("B")
@@ -36,12 +35,12 @@ class Baseline:
 
     name: str
     definition: str
-    encode: Callable[[Tensor, TokenSpec], bytes]
-    decode: Callable[[bytes, TokenSpec], Tensor]
+    encode: Callable[[Signal, TokenSpec], bytes]
+    decode: Callable[[bytes, TokenSpec], Signal]
     unavailable: Callable[[TokenSpec], str | None] = _available
     payload: Callable[[bytes], int] = len
 
-    def __call__(self, signal: Tensor, spec: TokenSpec) -> tuple[bytes, Tensor]:
+    def __call__(self, signal: Signal, spec: TokenSpec) -> tuple[bytes, Signal]:
         """The bytes of a signal, and what they decode to."""
         data = self.encode(signal, spec)
         return data, self.decode(data, spec)

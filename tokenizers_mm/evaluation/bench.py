@@ -206,15 +206,17 @@ def _builders(plan: Benchmark) -> tuple[Builders, dict[str, str]]:
             found[peer] = peers[peer].definition, peers[peer].build
     found |= {name: (peers[name].definition, peers[name].build) for name in plan.peers if name not in left_out}
     if plan.channels is not None:
-        found = {name: (what, partial(_with_channels, build, plan.channels)) for name, (what, build) in found.items()}
+        found = {name: (what, partial(_with, build, channels=plan.channels)) for name, (what, build) in found.items()}
+    if signals := getattr(registry.wing(plan.modality, "peers"), "signals", None) if plan.peers else None:
+        found = {name: (what, partial(_with, build, signals=signals)) for name, (what, build) in found.items()}
     if plan.reference not in found:
         reason = left_out.get(plan.reference, "it is neither among the codecs nor the peers")
         raise ValueError(f"benchmark {plan.name!r} compares with {plan.reference!r}, which cannot run: {reason}")
     return found, left_out
 
 
-def _with_channels(build: Callable[[], Contender], channels: int) -> Contender:
-    return replace(build(), channels=channels)
+def _with(build: Callable[[], Contender], **changes: Any) -> Contender:
+    return replace(build(), **changes)
 
 
 def _share_weights(plan: Benchmark, contenders: dict[str, Contender]) -> dict[str, float]:

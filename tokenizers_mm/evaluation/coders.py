@@ -18,6 +18,7 @@ from tokenizers_mm import bitstream
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.evaluation.baseline import Baseline
 from tokenizers_mm.evaluation.stability import stability
+from tokenizers_mm.signals import Signal, batched, extents, fitted
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class Coded:
         stability: Share of ids that stay, if asked for.
     """
 
-    estimate: Tensor
+    estimate: Signal
     tokens: Tokens | None
     bits: float
     file_bytes: int
@@ -70,7 +71,7 @@ class Coder(ABC):
     fingerprint: str
 
     @abstractmethod
-    def code(self, signals: Sequence[Tensor], *, with_stability: bool = False) -> list[Coded]:
+    def code(self, signals: Sequence[Signal], *, with_stability: bool = False) -> list[Coded]:
         """Encode and decode signals ``[C, ...]`` at the rate of ``spec``, together where that is possible."""
 
     def prefixes(self, tokens: Tokens) -> list[Tensor]:
@@ -90,10 +91,10 @@ class CodecCoder(Coder):
         self.fingerprint = codec_fingerprint(codec)
         self._warm = False
 
-    def code(self, signals: Sequence[Tensor], *, with_stability: bool = False) -> list[Coded]:
+    def code(self, signals: Sequence[Signal], *, with_stability: bool = False) -> list[Coded]:
         """Signals that differ at most in their last extent go through the network together."""
         done: list[Coded] = []
-        for _, group in groupby(signals, key=lambda signal: signal.shape[:-1]):
+        for _, group in groupby(signals, key=lambda signal: extents(signal)[:-1]):
             done += self._code(list(group), with_stability)
         return done
 
@@ -103,29 +104,25 @@ class CodecCoder(Coder):
         counts = range(1, len(self.spec.scales) + 1)
         return [self.codec.decode(tokens.prefix(scales=count))[0].cpu() for count in counts]
 
-    def _code(self, signals: list[Tensor], with_stability: bool) -> list[Coded]:
-        lengths = torch.tensor([signal.shape[-1] for signal in signals])
-        batch = torch.zeros(len(signals), *signals[0].shape[:-1], int(lengths.max()))
-        for row, signal in zip(batch, signals, strict=True):
-            row[..., : signal.shape[-1]] = signal
-        batch = batch.to(self.codec.device)
+    def _code(self, signals: list[Signal], with_stability: bool) -> list[Coded]:
+        batch, lengths = batched(signals, self.codec.device)
         if not self._warm:  # first calls allocate and tune; they are not what a signal costs
             self.codec.reconstruct(batch[:1], lengths[:1])
             self._warm = True
         tokens, encode_seconds = self._timed(lambda: self.codec.encode(batch, lengths))
         estimates, decode_seconds = self._timed(lambda: self.codec.decode(tokens))
         coded = []
-        for i, (signal, share) in enumerate(zip(signals, (lengths / lengths.sum()).tolist(), strict=True)):
+        for i, (signal, share) in enumerate(zip(signals, (lengths / lengths.sum().clamp(min=1)).tolist(), strict=True)):
             item = tokens[i].to("cpu")
             coded.append(
                 Coded(
-                    estimate=estimates[i, ..., : signal.shape[-1]].cpu(),
+                    estimate=fitted(estimates[i], signal),
                     tokens=item,
                     bits=float(item.bits[0]),
                     file_bytes=len(bitstream.dumps(item)),
                     encode_seconds=encode_seconds * share,
                     decode_seconds=decode_seconds * share,
-                    stability=stability(self.codec, signal[None], item) if with_stability else {},
+                    stability=stability(self.codec, batched([signal])[0], item) if with_stability else {},
                 )
             )
         return coded
@@ -152,20 +149,17 @@ class BaselineCoder(Coder):
         self.parameters, self.device = 0, "cpu"
         self.fingerprint = hashlib.sha256(f"{baseline.name}: {baseline.definition}".encode()).hexdigest()
 
-    def code(self, signals: Sequence[Tensor], *, with_stability: bool = False) -> list[Coded]:
+    def code(self, signals: Sequence[Signal], *, with_stability: bool = False) -> list[Coded]:
         return [self._code(signal) for signal in signals]
 
-    def _code(self, signal: Tensor) -> Coded:
+    def _code(self, signal: Signal) -> Coded:
         start = time.perf_counter()
         data = self.baseline.encode(signal, self.spec)
         middle = time.perf_counter()
         decoded = self.baseline.decode(data, self.spec)
         end = time.perf_counter()
-        estimate = torch.zeros_like(signal)
-        n = min(signal.shape[-1], decoded.shape[-1])
-        estimate[..., :n] = decoded[..., :n]
         payload = 8.0 * self.baseline.payload(data)
-        return Coded(estimate, None, payload, len(data), middle - start, end - middle)
+        return Coded(fitted(decoded, signal), None, payload, len(data), middle - start, end - middle)
 
 
 def codec_fingerprint(codec: nn.Module) -> str:

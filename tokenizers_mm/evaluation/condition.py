@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokenizers_mm.signals import Signal
 from tokenizers_mm.tokens import TokenSpec
 
 
@@ -28,9 +29,9 @@ class Condition:
 
     name: str
     definition: str
-    function: Callable[[Tensor, TokenSpec, torch.Generator], Tensor]
+    function: Callable[[Signal, TokenSpec, torch.Generator], Signal]
 
-    def apply(self, signal: Tensor, spec: TokenSpec, item: str) -> Tensor:
+    def apply(self, signal: Signal, spec: TokenSpec, item: str) -> Signal:
         """The changed signal; chance depends on the item's name alone, so every run and codec gets the same.
 
         Args:

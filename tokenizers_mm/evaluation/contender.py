@@ -34,21 +34,25 @@ class Contender:
         signal_range: What samples lie in.
         adopt: Takes over the weights of a codec that is the same network; None where it can't.
         ids: Ids ``[B, T]`` of what ``encode`` returned, to compare with a codec's of the same weights.
+        signals: Makes so many signals of a size, where noise will not do; a wing's ``peers.py`` has it for all contenders.
     """
 
     module: nn.Module
     sample_rate: float | None
     channels: int
-    encode: Callable[[Tensor], Any]
+    encode: Callable[[Any], Any]
     decode: Callable[[Any], Tensor] | None
     loss: Callable[[Tensor], Tensor]
     streams: Codec | None = None
     signal_range: tuple[float, float] = (-1.0, 1.0)
     adopt: Callable[[Codec], None] | None = None
     ids: Callable[[Any], Tensor] | None = None
+    signals: Callable[[int, Sequence[int]], Any] | None = None
 
-    def noise(self, batch: int, size: Sequence[int]) -> Tensor:
-        """Signals ``[batch, channels, *size]`` of weak noise around the middle of the range, always the same."""
+    def noise(self, batch: int, size: Sequence[int]) -> Any:
+        """The same signals always: the wing's own, or ``[batch, channels, *size]`` of weak noise in the middle of the range."""
+        if self.signals is not None:
+            return self.signals(batch, size)
         generator = torch.Generator().manual_seed(0)
         lowest, highest = self.signal_range
         noise = torch.randn(batch, self.channels, *size, generator=generator)
@@ -71,7 +75,7 @@ class Peer:
 
 
 def codec_contender(card: Card, kbps: float | None = None) -> Contender:
-    """The codec of a card, with random weights and the whole contract around them.
+    """The codec of a card, with random weights (or its files, where it has no parameters) and the whole contract around them.
 
     Args:
         card: The card.
@@ -81,13 +85,15 @@ def codec_contender(card: Card, kbps: float | None = None) -> Contender:
         ValueError: If it cannot run at that bitrate.
     """
     codec = registry.build(card).eval()
+    if card.shipped and next(codec.parameters(), None) is None:  # its files are all that it is
+        codec = registry.load(card.name)
     codec = codec if kbps is None else codec.with_bitrate(kbps)
 
     def loss(x: Tensor) -> Tensor:
         output = codec(x)
         return F.l1_loss(output.reconstruction, x) + output.quantizer_loss
 
-    streams = codec if codec.streamable else None
+    streams = codec if codec.streamable and codec.spec.frame_rate is not None else None
     return Contender(
         codec,
         codec.spec.sample_rate,

@@ -65,6 +65,7 @@ class Metric:
         needs: Python packages without which it cannot be computed.
         model: Role of the model that it needs, ``""`` if none.
         combine: For a metric of the whole set: takes all items' features of the originals and of the reconstructions.
+        of_tokens: Whether it measures the tokens: the function takes the whole :class:`~tokenizers_mm.evaluation.scoring.Job`.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Metric:
     needs: tuple[str, ...] = ()
     model: str = ""
     combine: Callable[[Tensor, Tensor], float] | None = None
+    of_tokens: bool = False
 
     @property
     def arrow(self) -> str:

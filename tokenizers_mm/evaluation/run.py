@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from torch import Tensor
 
 from tokenizers_mm import registry
 from tokenizers_mm.codec import Codec
@@ -33,6 +32,7 @@ from tokenizers_mm.evaluation.scoring import Job, Scorer, scorer
 from tokenizers_mm.evaluation.store import Record, Store
 from tokenizers_mm.evaluation.summarise import summarise
 from tokenizers_mm.reading import reading as reading_options
+from tokenizers_mm.signals import Signal, extents
 from tokenizers_mm.tokens import TokenSpec
 
 # Clips are coded a few at a time and then measured: few, to bound memory; never both at once, as workers would disturb timing.
@@ -200,7 +200,7 @@ class _Run:
             batch = readable[start : start + self.batch_size]
             coded |= self._code({name: signals[name] for name in batch}, failed)
         about, spec = self.plan.items.about, self.coder.spec
-        scores = self.score([Job(signals[n], c.estimate, spec, about.get(n, {})) for n, c in coded.items()])
+        scores = self.score([Job(signals[n], c.estimate, spec, about.get(n, {}), c.tokens) for n, c in coded.items()])
         measured = dict(zip(coded, scores, strict=True))
         for name in names:
             if name in failed:
@@ -210,7 +210,7 @@ class _Run:
             item = replace(item, metrics=dict(found), reasons=found.reasons)
             yield Record(item, coded[name].tokens, found.features)
 
-    def _read(self, names: Sequence[str]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    def _read(self, names: Sequence[str]) -> tuple[dict[str, Signal], dict[str, str]]:
         """Signals as the coder gets them, and errors of those that cannot be read."""
         signals, failed = {}, {}
         for name in names:
@@ -220,13 +220,13 @@ class _Run:
                 failed[name] = f"{type(error).__name__}: {error}"
         return signals, failed
 
-    def _signal(self, name: str) -> Tensor:
+    def _signal(self, name: str) -> Signal:
         """An item as the coder gets it."""
         options = reading_options(self.plan.suite.modality, {**self.coder.reading, **self.plan.reading})
         signal = self.plan.files.read(self.plan.items.path(name), self.coder.spec, **options)
         return self.change.apply(signal, self.coder.spec, name)
 
-    def _code(self, signals: Mapping[str, Tensor], failed: dict[str, str]) -> dict[str, Coded]:
+    def _code(self, signals: Mapping[str, Signal], failed: dict[str, str]) -> dict[str, Coded]:
         """Signals through the coder; where a batch fails, one by one, to find whose fault it is."""
         stable = self.plan.suite.stability and self.where == "clean"
         try:
@@ -237,7 +237,7 @@ class _Run:
                 return {}
         return {name: coded for key in signals for name, coded in self._code({key: signals[key]}, failed).items()}
 
-    def _item(self, name: str, signal: Tensor, coded: Coded) -> ItemResult:
+    def _item(self, name: str, signal: Signal, coded: Coded) -> ItemResult:
         spec, tokens = self.coder.spec, coded.tokens
         rows = len(spec.axes) > 1 and spec.sample_rate is not None  # each channel has tokens of its own
         kept = None
@@ -247,7 +247,7 @@ class _Run:
         return ItemResult(
             name=name,
             size=tuple(tokens.side["size"][0].tolist()) if tokens is not None and not rows else _size(signal, spec),
-            seconds=signal.shape[-1] / spec.sample_rate if spec.sample_rate else None,
+            seconds=extents(signal)[-1] / spec.sample_rate if spec.sample_rate else None,
             steps=int(tokens.lengths[0]) if tokens is not None else 0,
             bits=coded.bits,
             file_bytes=coded.file_bytes,
@@ -258,9 +258,9 @@ class _Run:
         )
 
 
-def _size(signal: Tensor, spec: TokenSpec) -> tuple[int, ...]:
+def _size(signal: Signal, spec: TokenSpec) -> tuple[int, ...]:
     """Samples along each axis; channels count where they are an axis of the token grid."""
-    return tuple(signal.shape if spec.axes[0] == "channel" else signal.shape[1:])
+    return extents(signal) if isinstance(signal, str) or spec.axes[0] == "channel" else extents(signal)[1:]
 
 
 def _bar(show: bool) -> Progress:

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from tokenizers_mm import registry
-from tokenizers_mm.evaluation.metric import Metric, Scores
+from tokenizers_mm.evaluation.metric import Metric, Scores, measure
 from tokenizers_mm.evaluation.models import Model
+from tokenizers_mm.signals import Signal, portable, unpacked
 from tokenizers_mm.threads import one_thread
-from tokenizers_mm.tokens import TokenSpec
+from tokenizers_mm.tokens import Tokens, TokenSpec
 
 
 @dataclass(frozen=True)
@@ -28,16 +27,18 @@ class Job:
         estimate: What it gave back.
         spec: Gives the rate.
         about: What the data's manifest says of the item.
+        tokens: Its tokens, if the coder makes tokens.
     """
 
-    reference: Tensor
-    estimate: Tensor
+    reference: Signal
+    estimate: Signal
     spec: TokenSpec
     about: Mapping[str, str] = field(default_factory=dict)
+    tokens: Tokens | None = None
 
 
 Scorer = Callable[[Sequence[Job]], Iterator[Scores]]
-_Plain = tuple[str, tuple[str, ...], np.ndarray, np.ndarray, TokenSpec]
+_Plain = tuple[str, tuple[str, ...], np.ndarray | str, np.ndarray | str, TokenSpec]
 
 
 @contextmanager
@@ -53,16 +54,19 @@ def scorer(
         models: By role.
         workers: Processes; 0 computes in this one.
     """
-    plain = tuple(key for key, metric in metrics.items() if not metric.model)
+    counted = {key: metric for key, metric in metrics.items() if metric.of_tokens}
+    plain = tuple(key for key, metric in metrics.items() if not metric.model and key not in counted)
     modelled = tuple(key for key, metric in metrics.items() if metric.model)
 
     def described(jobs: Sequence[Job]) -> Iterator[_Plain]:
         for job in jobs:
-            yield modality, plain, job.reference.numpy(), job.estimate.numpy(), job.spec
+            yield modality, plain, portable(job.reference), portable(job.estimate), job.spec
 
     def score(jobs: Sequence[Job], scores: Iterator[Scores]) -> Iterator[Scores]:
         for job, found in zip(jobs, scores, strict=True):
-            yield _add(found, _with_models(modality, modelled, job, models), metrics) if modelled else found
+            others = [_with_models(modality, modelled, job, models)] if modelled else []
+            others += [measure(counted, job)] if counted else []
+            yield _joined([found, *others], metrics) if others else found
 
     if workers == 0:
         yield lambda jobs: score(jobs, map(_score, described(jobs)))
@@ -76,7 +80,7 @@ def _score(job: _Plain) -> Scores:
     try:
         compute = registry.wing(modality, "metrics").compute
         with one_thread():
-            return compute(torch.from_numpy(reference), torch.from_numpy(estimate), spec, names)
+            return compute(unpacked(reference), unpacked(estimate), spec, names)
     except Exception as error:
         return Scores.failed(names, f"{type(error).__name__}: {error}")
 
@@ -90,7 +94,9 @@ def _with_models(modality: str, names: tuple[str, ...], job: Job, models: Mappin
         return Scores.failed(names, f"{type(error).__name__}: {error}")
 
 
-def _add(plain: Scores, modelled: Scores, metrics: Mapping[str, Metric]) -> Scores:
-    """Both as one, in the order of ``metrics``."""
-    values, reasons = {**plain, **modelled}, {**plain.reasons, **modelled.reasons}
-    return Scores({key: values[key] for key in metrics}, reasons, {**plain.features, **modelled.features})
+def _joined(parts: Sequence[Scores], metrics: Mapping[str, Metric]) -> Scores:
+    """All as one, in the order of ``metrics``."""
+    joined = Scores()
+    for part in parts:
+        joined = Scores({**joined, **part}, {**joined.reasons, **part.reasons}, {**joined.features, **part.features})
+    return Scores({key: joined[key] for key in metrics}, joined.reasons, joined.features)

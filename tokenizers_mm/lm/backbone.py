@@ -6,51 +6,36 @@ knows no modality. Batches may be ragged: rows are padded on the left, and posit
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenizers_mm.lm.cache import Cache, Slots, SlotsAt
 
-@dataclass
-class Cache:
-    """Keys and values of every layer for up to ``capacity`` steps, allocated once.
-
-    Args:
-        keys: Per layer ``[B, H, capacity, D]``.
-        values: Per layer, likewise.
-        valid: Which steps are real, bool ``[B, capacity]``.
-        length: Steps written so far.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    valid: Tensor
-    length: int = 0
-
-    @property
-    def capacity(self) -> int:
-        """Steps that fit."""
-        return self.valid.shape[1]
-
-    def repeat(self, times: int) -> Cache:
-        """Each row ``times`` times, one after the other: several continuations of one prompt."""
-        keys, values = ([t.repeat_interleave(times, dim=0) for t in tensors] for tensors in (self.keys, self.values))
-        return Cache(keys, values, self.valid.repeat_interleave(times, dim=0), self.length)
+__all__ = ["Attention", "Block", "Cache", "DecoderLM", "SwiGLU", "Transformer", "draw", "rotate"]
 
 
-def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
+def rotate(x: Tensor, positions: Tensor, base: float, scaling: Mapping[str, float] | None = None) -> Tensor:
     """Rotary positions (Su et al., "RoFormer", 2021), halves rotated against each other, in float32.
 
     Args:
         x: Queries or keys ``[B, H, L, D]``, D even.
         positions: int ``[B, L]``.
         base: Of the wavelengths.
+        scaling: Llama 3.1's stretching of long wavelengths: ``factor``, ``low_freq_factor``, ``high_freq_factor`` and
+            ``original_max_position_embeddings``.
     """
     half = x.shape[-1] // 2
     frequencies = base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
+    if scaling is not None:
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
+        keep = ((turns - low) / (high - low)).clamp(0, 1)
+        frequencies = frequencies * (keep + (1 - keep) / scaling["factor"])
     angles = positions[:, None, :, None].float() * frequencies
     first, second = x.float().chunk(2, dim=-1)
     cos, sin = angles.cos(), angles.sin()
@@ -58,26 +43,40 @@ def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Causal self-attention of ``heads`` queries that share ``kv_heads`` keys and values."""
+    """Self-attention of ``heads`` queries that share ``kv_heads`` keys and values; causal where no mask is given."""
 
-    def __init__(self, dim: int, heads: int, kv_heads: int, dropout: float, rope_base: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        kv_heads: int,
+        dropout: float,
+        rope_base: float,
+        *,
+        rope_scaling: Mapping[str, float] | None = None,
+        qk_norm: bool = False,
+        eps: float = 1e-5,
+    ) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.dropout, self.rope_base = heads, kv_heads, dropout, rope_base
+        self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
+        self.rope_base, self.rope_scaling = rope_base, rope_scaling
         width = dim // heads
         self.query = nn.Linear(dim, heads * width, bias=False)
         self.key = nn.Linear(dim, kv_heads * width, bias=False)
         self.value = nn.Linear(dim, kv_heads * width, bias=False)
         self.out = nn.Linear(heads * width, dim, bias=False)
+        self.query_norm = nn.RMSNorm(width, eps=eps) if qk_norm else nn.Identity()
+        self.key_norm = nn.RMSNorm(width, eps=eps) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
-        q = rotate(rearrange(self.query(x), "b l (h d) -> b h l d", h=self.heads), positions, self.rope_base)
-        k = rotate(rearrange(self.key(x), "b l (h d) -> b h l d", h=self.kv_heads), positions, self.rope_base)
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | SlotsAt | None, layer: int
+    ) -> Tensor:
+        q = self.query_norm(rearrange(self.query(x), "b l (h d) -> b h l d", h=self.heads))
+        k = self.key_norm(rearrange(self.key(x), "b l (h d) -> b h l d", h=self.kv_heads))
+        q, k = (rotate(y, positions, self.rope_base, self.rope_scaling) for y in (q, k))
         v = rearrange(self.value(x), "b l (h d) -> b h l d", h=self.kv_heads)
         if cache is not None:
-            end = cache.length + x.shape[1]
-            cache.keys[layer][:, :, cache.length : end] = k
-            cache.values[layer][:, :, cache.length : end] = v
-            k, v = cache.keys[layer][:, :, :end], cache.values[layer][:, :, :end]
+            k, v = cache.write(layer, k, v)
         y = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.heads != self.kv_heads,
             dropout_p=self.dropout if self.training else 0.0,
@@ -101,21 +100,23 @@ class SwiGLU(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward layer, each behind a norm and a skip."""
 
-    def __init__(self, dim: int, heads: int, kv_heads: int, hidden: int, dropout: float, rope_base: float) -> None:
+    def __init__(self, dim: int, hidden: int, dropout: float, attention: Attention, eps: float = 1e-5) -> None:
         super().__init__()
-        self.attention_norm = nn.RMSNorm(dim, eps=1e-5)
-        self.attention = Attention(dim, heads, kv_heads, dropout, rope_base)
-        self.mlp_norm = nn.RMSNorm(dim, eps=1e-5)
+        self.attention_norm = nn.RMSNorm(dim, eps=eps)
+        self.attention = attention
+        self.mlp_norm = nn.RMSNorm(dim, eps=eps)
         self.mlp = SwiGLU(dim, hidden)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None, layer: int) -> Tensor:
+    def forward(
+        self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | SlotsAt | None, layer: int
+    ) -> Tensor:
         x = x + self.dropout(self.attention(self.attention_norm(x), positions, mask, cache, layer))
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
 class Transformer(nn.Module):
-    """A stack of causal blocks: embeddings in, features out.
+    """A stack of blocks, causal by default: embeddings in, features out.
 
     Args:
         dim: Width D.
@@ -125,6 +126,12 @@ class Transformer(nn.Module):
         hidden: Width of the feed-forward layers; by default 8/3 of ``dim`` up to a multiple of 32.
         dropout: In attention and after each layer.
         rope_base: Of the rotary positions.
+        rope_scaling: Of the rotary positions (see :func:`rotate`).
+        causal: Whether a step sees no later ones. Without, only :meth:`packed` runs.
+        window: Steps that a step sees at most, itself among them; None for all.
+        qk_norm: Normalise the queries and keys of each head.
+        final_norm: Normalise the features.
+        eps: Of the norms.
 
     Raises:
         ValueError: If widths and heads do not fit.
@@ -139,6 +146,13 @@ class Transformer(nn.Module):
         hidden: int | None = None,
         dropout: float = 0.0,
         rope_base: float = 10000.0,
+        *,
+        rope_scaling: Mapping[str, float] | None = None,
+        causal: bool = True,
+        window: int | None = None,
+        qk_norm: bool = False,
+        final_norm: bool = True,
+        eps: float = 1e-5,
     ) -> None:
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
@@ -146,21 +160,67 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"dim must be heads times an even width and heads a multiple of kv_heads, got {dim}, {heads}, {kv_heads}"
             )
-        self.dim, self.heads, self.kv_heads = dim, heads, kv_heads
+        self.dim, self.heads, self.kv_heads, self.causal, self.window = dim, heads, kv_heads, causal, window
         hidden = -(-8 * dim // 3 // 32) * 32 if hidden is None else hidden
-        self.blocks = nn.ModuleList(Block(dim, heads, kv_heads, hidden, dropout, rope_base) for _ in range(layers))
-        self.norm = nn.RMSNorm(dim, eps=1e-5)
-        scale = 0.02 / (2 * layers) ** 0.5  # outputs of 2 * layers skips add up (Radford et al., GPT-2, 2019)
+        options = {"rope_scaling": rope_scaling, "qk_norm": qk_norm, "eps": eps}
+        self.blocks = nn.ModuleList(
+            Block(dim, hidden, dropout, Attention(dim, heads, kv_heads, dropout, rope_base, **options), eps)  # type: ignore[arg-type]
+            for _ in range(layers)
+        )
+        self.norm = nn.RMSNorm(dim, eps=eps) if final_norm else nn.Identity()
+        scale = 0.02 / (2 * max(layers, 1)) ** 0.5  # outputs of 2 * layers skips add up (Radford et al., GPT-2, 2019)
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=scale if name.endswith(("out.weight", "down.weight")) else 0.02)
 
     def cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for ``batch`` rows of at most ``capacity`` steps."""
-        like = self.norm.weight
+        like = next(self.parameters())
         shape = (batch, self.kv_heads, capacity, self.dim // self.heads)
         keys, values = ([like.new_zeros(shape) for _ in self.blocks] for _ in range(2))
         return Cache(keys, values, torch.zeros(batch, capacity, dtype=torch.bool, device=like.device))
+
+    def slots(self, batch: int, capacity: int) -> Slots:
+        """An empty cache for ``batch`` rows that advance each on its own; with a window, it has to fit with a chunk."""
+        shape = (batch, self.kv_heads, capacity, self.dim // self.heads)
+        return Slots(len(self.blocks), shape, next(self.parameters()))
+
+    def packed(self, x: Tensor, positions: Tensor, documents: Tensor, inject: Sequence[Tensor] | None = None) -> Tensor:
+        """Features of rows that hold several documents, none of which sees another.
+
+        Args:
+            x: ``[B, L, D]``.
+            positions: Of each step in its document, int ``[B, L]``.
+            documents: Number of its document in the row, int ``[B, L]``, anything for padding as long as no document has it.
+            inject: Added to the input of each block, ``[B, L, D]`` for each.
+        """
+        mask = documents[:, :, None] == documents[:, None, :]
+        if self.causal or self.window is not None:
+            at = torch.arange(x.shape[1], device=x.device)
+            mask = mask & self._sees(at[:, None], at)
+        return self._run(x, positions, mask[:, None], None, inject)
+
+    def advance(
+        self, x: Tensor, slots: Slots, rows: Tensor, positions: Tensor, inject: Sequence[Tensor] | None = None
+    ) -> Tensor:
+        """Features of the next steps of some rows of a cache.
+
+        Args:
+            x: ``[n, L, D]``.
+            slots: The cache, extended in place; what it had at these positions is replaced.
+            rows: Which rows these are, int ``[n]``.
+            positions: int ``[n, L]``; -1 for padding, whose features mean nothing.
+            inject: As for :meth:`packed`.
+        """
+        at = slots.at(rows, positions)
+        seen = at.positions[:, None, :]
+        mask = (seen >= 0) & self._sees(positions.clamp(min=0)[:, :, None], seen)
+        return self._run(x, positions.clamp(min=0), mask[:, None], at, inject)
+
+    def _sees(self, query: Tensor, key: Tensor) -> Tensor:
+        """Whether a step at ``query`` sees one at ``key``."""
+        sees = key <= query if self.causal else torch.ones_like(key <= query)
+        return sees if self.window is None else sees & (key > query - self.window)
 
     def forward(self, x: Tensor, valid: Tensor | None = None, cache: Cache | None = None) -> Tensor:
         """Features of the next steps.
@@ -176,7 +236,7 @@ class Transformer(nn.Module):
         Raises:
             ValueError: If the cache is too short, or for another batch.
         """
-        if valid is None and cache is None:
+        if valid is None and cache is None and self.window is None:
             positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
             return self._run(x, positions, None, None)
         new = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
@@ -191,15 +251,23 @@ class Transformer(nn.Module):
             new = cache.valid[:, :end]
         positions = (new.long().cumsum(dim=1) - 1).clamp(min=0)[:, start:]
         at = torch.arange(new.shape[1], device=x.device)
-        past = at[start:, None] >= at
+        past = self._sees(at[start:, None], at)
         itself = at[start:, None] == at  # so that padding attends to something: a row without keys is NaN
         y = self._run(x, positions, (past & new[:, None, :] | itself)[:, None], cache)
         if cache is not None:
             cache.length += x.shape[1]
         return y
 
-    def _run(self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | None) -> Tensor:
+    def _run(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        cache: Cache | SlotsAt | None,
+        inject: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         for layer, block in enumerate(self.blocks):
+            x = x if inject is None else x + inject[layer]
             x = block(x, positions, mask, cache, layer)
         return self.norm(x)
 

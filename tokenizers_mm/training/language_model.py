@@ -23,8 +23,8 @@ from tokenizers_mm.training.schedule import build_scheduler
 
 
 class Predicts(Protocol):
-    """A network whose ``loss(signal)`` is the mean cross-entropy, in nats, of the ids that it predicts, or, with an attribute
-    ``token_loss = False``, another scalar.
+    """A network whose ``loss(signal)`` is the mean cross-entropy, in nats, of the ids that it predicts, or bytes; or, with an
+    attribute ``token_loss = False``, another scalar.
     """
 
     def loss(self, signal: Tensor) -> Tensor: ...
@@ -33,8 +33,9 @@ class Predicts(Protocol):
 class LanguageModelModule(LightningModule):
     """A :class:`Predicts` network and one optimiser; a run leaves it behind in ``model/``.
 
-    Batches are ``{"signal": [B, C, N]}``. Logs the loss as ``train/loss`` and ``val/loss``, and a cross-entropy of the
-    validation in bits per id; validation uses the weight average where there is one.
+    Batches are ``{"signal": ...}``, such as ``[B, C, N]`` or rows of bytes ``[B, L]``: what the network reads. Logs the loss as
+    ``train/loss`` and ``val/loss``, and a cross-entropy of the validation in bits per id or byte; validation uses the weight
+    average where there is one.
 
     Args:
         network: What is trained; has ``loss`` and ``save_pretrained``.

@@ -88,6 +88,7 @@ function panelOf(card, panel, i, page) {
   const element = h("section", { class: "version", "aria-label": panel.name }, pick);
   if (result?.error != null) element.append(h("p", { class: "error" }, result.error));
   if (shown?.image) element.append(picture(card, panel, i));
+  else if (shown?.caption && !shown.sound) element.append(h("p", { class: "excerpt", dir: "auto" }, shown.caption)); // a signal that is text
   if (shown?.ids) element.append(ribbon(shown.ids, shown.seconds));
   if (result && result.error == null) element.append(scores(result, page));
   return element;

@@ -1,0 +1,21 @@
+"""Text wing: lossless codecs, segmenters, hierarchical models."""
+
+from tokenizers_mm.text.dynamic import DynamicCodec
+from tokenizers_mm.text.flat import ByteLM, SubwordLM
+from tokenizers_mm.text.hat_paper import HATPaper
+from tokenizers_mm.text.hat_tfree import HATTFree
+from tokenizers_mm.text.hnet import HNet
+from tokenizers_mm.text.subword import SubwordCodec
+from tokenizers_mm.text.units import ByteCodec, WordByteCodec
+
+__all__ = [
+    "ByteCodec",
+    "ByteLM",
+    "DynamicCodec",
+    "HATPaper",
+    "HATTFree",
+    "HNet",
+    "SubwordCodec",
+    "SubwordLM",
+    "WordByteCodec",
+]

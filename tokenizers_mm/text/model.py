@@ -1,0 +1,120 @@
+"""What the language models of text have in common: rows of bytes in, the cost of each byte out, folders, sessions that go on."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tokenizers_mm.weights import CONFIG, WEIGHTS, load_into, read_config
+
+
+@dataclass
+class Scores:
+    """What a model made of rows of bytes.
+
+    Args:
+        nats: Cost of each byte, ``[B, L]``; what it says besides bytes (a word's end, a token of several bytes) counts for the
+            last byte that it says it after.
+        right: Whether the likeliest prediction was true, bool ``[B, L]``.
+        extra: What training adds to the cost.
+    """
+
+    nats: Tensor
+    right: Tensor
+    extra: Tensor | float = 0.0
+
+
+class Session(ABC):
+    """Rows of text that go on, each at its own pace.
+
+    Args:
+        logits: Of what comes next in each row, ``[B, V]``.
+        allowed: What may come next, bool ``[B, V]``.
+    """
+
+    logits: Tensor
+    allowed: Tensor
+
+    @abstractmethod
+    def push(self, ids: Tensor) -> list[bytes]:
+        """Add one id to each row; returns the bytes that it stands for (marks among them)."""
+
+
+class TextLM(nn.Module, ABC):
+    """A language model whose losses are in nats per byte, whatever it reads them as."""
+
+    config: dict[str, Any]
+    ends_words = False
+    """Whether it says where words end, with a mark."""
+
+    @abstractmethod
+    def score(self, signal: Tensor) -> Scores:
+        """The cost of rows of documents ``[B, L]`` (see :mod:`tokenizers_mm.text.rows`)."""
+
+    @abstractmethod
+    def session(self, prompts: Sequence[bytes], room: int) -> Session:
+        """A session that begins with prompts and has room for so many more ids in each row."""
+
+    def prompt(self, text: str) -> bytes:
+        """Bytes of a text that is to be gone on with."""
+        return text.encode("utf-8")
+
+    def loss(self, signal: Tensor) -> Tensor:
+        """Nats per byte, with what else is trained."""
+        scores = self.score(signal)
+        return scores.nats.sum() / (signal >= 0).sum() + scores.extra
+
+    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
+        """Write ``config.json`` and ``model.safetensors``; with ``half`` weights are rounded to 16 bits, and load as such."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"class": type(self).__name__, **self.config}, indent=2)
+        (Path(folder) / CONFIG).write_text(text + "\n", encoding="utf-8")
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
+        tensors = {name: tensor.half() if half else tensor for name, tensor in tensors.items()}
+        save_file(tensors, Path(folder) / WEIGHTS)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """A model from a folder that :meth:`save_pretrained` wrote, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            ValueError: If the configuration or the weights are of something else.
+        """
+        config = read_config(Path(folder) / CONFIG)
+        if (name := config.pop("class", None)) != cls.__name__:
+            raise ValueError(f"{folder}: config.json is for class {name!r}, not {cls.__name__!r}")
+        try:
+            model = cls(**cls.restore(config, Path(folder)))
+        except TypeError as error:
+            raise ValueError(f"{folder}: config.json does not fit {cls.__name__}: {error}") from None
+        load_into(model, Path(folder) / WEIGHTS)
+        return model.eval()
+
+    @classmethod
+    def restore(cls, config: dict[str, Any], folder: Path) -> dict[str, Any]:
+        """Arguments from a configuration in a folder."""
+        return config
+
+
+def costs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats of ``targets [...]`` under ``logits [..., V]``, 0 where a target is negative, and whether the likeliest is it."""
+    flat = F.cross_entropy(
+        logits.flatten(0, -2).float(), targets.clamp(min=-100).flatten(), ignore_index=-100, reduction="none"
+    )
+    return flat.view(targets.shape), logits.argmax(-1) == targets
+
+
+def shift(features: Tensor, first: Tensor, fresh: Tensor) -> Tensor:
+    """Features ``[B, W, D]`` moved on by one; ``first [D]`` where ``fresh [B, W]`` says that a document begins."""
+    moved = torch.cat([features[:, :1], features[:, :-1]], dim=1)
+    return torch.where(fresh[..., None], first, moved)
