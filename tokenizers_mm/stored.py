@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -95,6 +96,11 @@ class Stored(nn.Module, PyTorchModelHubMixin):
             raise ValueError(f"{model_id}: config.json is for class {name!r}, not {cls.__name__!r}")
         if unknown := set(config) - set(cls._hub_mixin_init_parameters):
             raise ValueError(f"{model_id}: config.json has keys that {cls.__name__} does not take: {sorted(unknown)}")
-        network = cls(**{**config, **{k: v for k, v in model_kwargs.items() if k != "config"}})
+        network = cls(**{**cls._restored(config, find), **{k: v for k, v in model_kwargs.items() if k != "config"}})
         network.load_weights(find(WEIGHTS), strict=strict)
         return network.to(map_location).eval()
+
+    @classmethod
+    def _restored(cls, config: dict[str, Any], find: Callable[[str], Path]) -> dict[str, Any]:
+        """Arguments from a configuration; ``find`` gives further files of its folder."""
+        return config

@@ -199,7 +199,9 @@ def store(
 
     Example: [cyan]mmtok text store runs/mine/model ./mine[/]
     """
-    _load(model).save_pretrained(folder, half=True)
+    import torch
+
+    _load(model).save_pretrained(folder, dtype=torch.float16)
     out.print(f"[green]written[/]: {folder}", highlight=False)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -107,4 +108,6 @@ def _fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(module, train, valid)
+    with warnings.catch_warnings():  # of what is meant: no validation in pretraining, a tokenizer in evaluation mode
+        warnings.simplefilter("ignore")
+        trainer.fit(module, train, valid)

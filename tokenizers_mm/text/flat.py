@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tokenizers_mm.text.model import Scores, Session, TextLM, costs
 from tokenizers_mm.text.rows import END, START, Rows
 from tokenizers_mm.text.segmenters.base import whole_characters
 from tokenizers_mm.text.subword import SubwordCodec
+from tokenizers_mm.weights import CONFIG, WEIGHTS
 
 _PADDING = (-100, 0, -1, 0, 0)
 
@@ -33,7 +34,6 @@ class ByteLM(TextLM):
         self, dim: int = 768, layers: int = 12, heads: int = 12, window: int | None = None, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.config = {"dim": dim, "layers": layers, "heads": heads, "window": window, "dropout": dropout}
         self.embedding = nn.Embedding(256, dim)
         self.backbone = Transformer(dim, layers, heads, dropout=dropout, window=window)
         self.head = nn.Linear(dim, 256, bias=False)
@@ -74,7 +74,6 @@ class SubwordLM(TextLM):
         self, vocabulary: str, dim: int = 2048, layers: int = 16, heads: int = 16, dropout: float = 0.0
     ) -> None:
         super().__init__()
-        self.config = {"dim": dim, "layers": layers, "heads": heads, "dropout": dropout}
         codec = SubwordCodec.from_pretrained(vocabulary)
         self.codec = (codec,)  # not a part of the weights: it has a folder of its own
         self.vocabulary = codec.vocabulary
@@ -135,13 +134,19 @@ class SubwordLM(TextLM):
     def session(self, prompts: Sequence[bytes], room: int) -> FlatSession:
         return FlatSession(self, [[self.start, *self.encode(prompt)] for prompt in prompts], room)
 
-    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
-        super().save_pretrained(folder, half=half)
-        self.codec[0].save_pretrained(Path(folder) / "vocabulary")
+    @property
+    def config(self) -> dict[str, Any]:
+        """The ``__init__`` arguments but the vocabulary, which a folder holds whole."""
+        return {key: value for key, value in super().config.items() if key != "vocabulary"}
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        super()._save_pretrained(save_directory)
+        self.codec[0].save_pretrained(save_directory / "vocabulary")
 
     @classmethod
-    def restore(cls, config: dict[str, Any], folder: Path) -> dict[str, Any]:
-        return {"vocabulary": str(folder / "vocabulary"), **config}
+    def _restored(cls, config: dict[str, Any], find: Callable[[str], Path]) -> dict[str, Any]:
+        files = [find(f"vocabulary/{name}") for name in (CONFIG, WEIGHTS)]
+        return {"vocabulary": str(files[0].parent), **config}
 
 
 class FlatSession(Session):

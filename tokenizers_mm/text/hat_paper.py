@@ -55,11 +55,6 @@ class HATPaper(TextLM):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.config = {
-            "dim": dim, "encoder_layers": encoder_layers, "decoder_layers": decoder_layers, "heads": heads,
-            "backbone_dim": backbone_dim, "backbone_layers": backbone_layers, "backbone_heads": backbone_heads,
-            "hidden": hidden, "segmenter": segmenter, "segmenter_options": segmenter_options, "dropout": dropout,
-        }  # fmt: skip
         self.cut = cutter(make_segmenter(segmenter, **segmenter_options or {}))
         self.embedding = nn.Embedding(256, dim)
         self.encoder = Transformer(dim, encoder_layers, heads, hidden=hidden, dropout=dropout, causal=False)

@@ -77,15 +77,6 @@ class HATTFree(TextLM):
         eps: float = 1e-5,
     ) -> None:
         super().__init__()
-        self.config = {
-            "dim": dim, "encoder_layers": encoder_layers, "decoder_layers": decoder_layers, "heads": heads,
-            "hidden": hidden, "window": window, "backbone_dim": backbone_dim, "backbone_layers": backbone_layers,
-            "backbone_heads": backbone_heads, "backbone_kv_heads": backbone_kv_heads, "backbone_hidden": backbone_hidden,
-            "connector_heads": connector_heads, "qk_norm": qk_norm, "rope_base": rope_base,
-            "backbone_rope_base": backbone_rope_base, "backbone_rope_scaling": backbone_rope_scaling,
-            "segmenter": segmenter, "segmenter_options": segmenter_options, "strict_causal": strict_causal,
-            "specials": specials, "eps": eps,
-        }  # fmt: skip
         self.segmenter, self.strict = make_segmenter(segmenter, **segmenter_options or {}), strict_causal
         self.cut = cutter(self.segmenter, strict=strict_causal)
         self.specials = {"<|eot_id|>": 192} if specials is None else specials

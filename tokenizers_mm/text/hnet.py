@@ -7,7 +7,6 @@ smoothed over chunks by the router's confidence and added back to bytes. Ours ha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +51,6 @@ class HNet(TextLM):
         super().__init__()
         if backbone_dim < dim or chunk <= 1:
             raise ValueError(f"backbone_dim must be at least dim and chunk above 1, got {backbone_dim}, {dim}, {chunk}")
-        self.config: dict[str, Any] = {
-            "dim": dim, "encoder_layers": encoder_layers, "decoder_layers": decoder_layers, "heads": heads,
-            "window": window, "backbone_dim": backbone_dim, "backbone_layers": backbone_layers,
-            "backbone_heads": backbone_heads, "chunk": chunk, "ratio_weight": ratio_weight,
-        }  # fmt: skip
         self.chunk, self.ratio_weight = chunk, ratio_weight
         self.embedding = nn.Embedding(256, dim)
         nn.init.normal_(self.embedding.weight, std=1.0)

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from tokenizers_mm.weights import CONFIG, WEIGHTS, load_into, read_config
+from tokenizers_mm.stored import Stored
 
 
 @dataclass
@@ -49,10 +45,9 @@ class Session(ABC):
         """Add one id to each row; returns the bytes that it stands for (marks among them)."""
 
 
-class TextLM(nn.Module, ABC):
+class TextLM(Stored, ABC):
     """A language model whose losses are in nats per byte, whatever it reads them as."""
 
-    config: dict[str, Any]
     ends_words = False
     """Whether it says where words end, with a mark."""
 
@@ -72,38 +67,6 @@ class TextLM(nn.Module, ABC):
         """Nats per byte, with what else is trained."""
         scores = self.score(signal)
         return scores.nats.sum() / (signal >= 0).sum() + scores.extra
-
-    def save_pretrained(self, folder: str | Path, *, half: bool = False) -> None:
-        """Write ``config.json`` and ``model.safetensors``; with ``half`` weights are rounded to 16 bits, and load as such."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        text = json.dumps({"class": type(self).__name__, **self.config}, indent=2)
-        (Path(folder) / CONFIG).write_text(text + "\n", encoding="utf-8")
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
-        tensors = {name: tensor.half() if half else tensor for name, tensor in tensors.items()}
-        save_file(tensors, Path(folder) / WEIGHTS)
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """A model from a folder that :meth:`save_pretrained` wrote, in evaluation mode.
-
-        Raises:
-            FileNotFoundError: If there is none.
-            ValueError: If the configuration or the weights are of something else.
-        """
-        config = read_config(Path(folder) / CONFIG)
-        if (name := config.pop("class", None)) != cls.__name__:
-            raise ValueError(f"{folder}: config.json is for class {name!r}, not {cls.__name__!r}")
-        try:
-            model = cls(**cls.restore(config, Path(folder)))
-        except TypeError as error:
-            raise ValueError(f"{folder}: config.json does not fit {cls.__name__}: {error}") from None
-        load_into(model, Path(folder) / WEIGHTS)
-        return model.eval()
-
-    @classmethod
-    def restore(cls, config: dict[str, Any], folder: Path) -> dict[str, Any]:
-        """Arguments from a configuration in a folder."""
-        return config
 
 
 def costs(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
