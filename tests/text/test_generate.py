@@ -139,3 +139,29 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     full, half = (load_model(path).state_dict() for path in (model, tmp_path / "half"))
     assert all(torch.equal(half[name], tensor.half().float()) for name, tensor in full.items())
     assert run_command(["text", "complete", str(tmp_path), "Hello"]) == 1
+
+
+def test_a_character_that_cannot_be_completed_is_not_begun() -> None:
+    from tokenizers_mm.text.generate import _goes_on
+
+    for first in range(256):
+        for second in range(256):
+            start = bytes([first, second])
+            endings = (
+                b"",
+                b"\x80",
+                b"\x80\x80",
+                b"\xa0\x80",
+                b"\x80\x80\x80",
+                b"\x90\x80\x80",
+            )  # of all that begins with two bytes
+            if min(start) >= 0x20:  # below are marks
+                assert _goes_on(b"", start, 8) == any(_decodes(start + ending) for ending in endings), start
+
+
+def _decodes(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
