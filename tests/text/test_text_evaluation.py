@@ -25,9 +25,11 @@ from tokenizers_mm.signals import batched, extents, fitted, portable, unpacked
 from tokenizers_mm.text import show
 from tokenizers_mm.text.baselines import BASELINES
 from tokenizers_mm.text.conditions import CONDITIONS, delete, permute, perturbed, replace
+from tokenizers_mm.text.language_models import network_coder
 from tokenizers_mm.text.metrics import METRICS, compute, lines, positions
 
 SPEC = registry.get_card("bytes").spec
+NETWORKS = ("hat-small", "bpe-small", "byte-small")
 TEXT = "Hello, world! Two words, and a number 1234.\nEin Wörterbuch, 世界.\n"
 
 
@@ -103,7 +105,7 @@ def test_a_tenth_of_each_word_and_at_least_one_changes() -> None:
 # -- baselines and reports -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(BASELINES))
+@pytest.mark.parametrize("name", sorted(BASELINES.keys() - set(NETWORKS)))
 def test_compressors_give_texts_back(name: str) -> None:
     if reason := BASELINES[name].unavailable(SPEC):
         pytest.skip(reason)
@@ -205,3 +207,17 @@ def test_the_benchmark_runs_and_ids_are_the_librarys(monkeypatch: pytest.MonkeyP
     report = bench_module.bench(plan, threads=1)
     assert report.same_ids == {"bpe-8k": 1.0}
     assert {cost.contender for cost in report.costs} >= {"word-bytes", "hat-splitter", "bpe-8k", "tokenizers"}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_codes_texts_in_about_what_it_says_that_they_cost(name: str) -> None:
+    text = "Grüße aus Tokio, said the government. 東京\n"
+    coder = BASELINES[name]
+    data, back = coder(text, tm.load("bytes").spec)
+    assert back == text
+    going = network_coder(name).start()
+    bits = 0.0
+    for byte in text.encode("utf-8"):
+        bits -= math.log2(going.probabilities()[byte])
+        going.push(byte)
+    assert abs(8 * len(data) - bits) < 64

@@ -1,4 +1,4 @@
-"""Compressors of text: gzip, xz and zstd, and the shipped model of bytes as an entropy coder."""
+"""Compressors of text: gzip, xz and zstd, and the shipped models as entropy coders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 from tokenizers_mm.evaluation.baseline import Baseline
 from tokenizers_mm.text.entropy_coding import compress, decompress
-from tokenizers_mm.text.language_models import shipped
+from tokenizers_mm.text.language_models import network_coder, shipped
 from tokenizers_mm.tokens import TokenSpec
 
 _ZSTD_LEVEL = 19
@@ -38,6 +38,14 @@ def _without_zstd(spec: TokenSpec) -> str | None:
 _counts = functools.partial(shipped, "byte-ngram")
 
 
+def _network(name: str) -> Baseline:
+    return Baseline(
+        f"{name} + range coder", f"Range coding with what {name} says of the next byte, on this machine.",
+        lambda text, spec: compress(text.encode("utf-8"), network_coder(name)),
+        lambda data, spec: _utf8(decompress(data, network_coder(name))),
+    )  # fmt: skip
+
+
 BASELINES: dict[str, Baseline] = {
     "utf-8": Baseline(
         "UTF-8", "The bytes as they are.", lambda text, spec: text.encode("utf-8"), lambda data, spec: _utf8(data)
@@ -56,4 +64,5 @@ BASELINES: dict[str, Baseline] = {
         "byte-ngram + range coder", "Range coding with the shipped counts of what follows up to five bytes.",
         lambda text, spec: compress(text.encode("utf-8"), _counts()), lambda data, spec: _utf8(decompress(data, _counts())),
     ),
+    **{name: _network(name) for name in ("hat-small", "bpe-small", "byte-small")},
 }  # fmt: skip

@@ -144,7 +144,9 @@ def _goes_on(pending: bytes, piece: bytes, left: int) -> bool:
     except UnicodeDecodeError:
         return False
     begun = decoder.getstate()[0]
-    if begun[:1] == b"\xed" and begun[1:] > b"\x9f":  # the beginning of a surrogate, which the decoder waits for in vain
+    if (
+        begun[:1] == b"\xed" and begun[1:] > b"\x9f"
+    ):  # the beginning of a surrogate, which the decoder waits for in vain
         return False
     missing = 0 if not begun else 1 + (begun[0] >= 0xE0) + (begun[0] >= 0xF0) - (len(begun) - 1)
     return len(piece) + missing <= left
