@@ -26,12 +26,23 @@ def load_model(name: str | Path) -> TextLM:
     from tokenizers_mm import registry  # above the wings: what is found by name
     from tokenizers_mm import text as wing
 
+    def is_model(kind: object) -> bool:
+        found = getattr(wing, str(kind), None)
+        return isinstance(found, type) and issubclass(found, TextLM)
+
     shipped = registry.data_path("checkpoints") / name
     folder = shipped if not Path(name).is_dir() and shipped.is_dir() else Path(name)
-    found = getattr(wing, str(kind := read_config(folder / CONFIG).get("class")), None)
-    if not (isinstance(found, type) and issubclass(found, TextLM)):
+    if not folder.is_dir():
+        kinds = {
+            file.parent.name: read_config(file).get("class") for file in sorted(shipped.parent.glob(f"*/{CONFIG}"))
+        }
+        ours = [each for each, kind in kinds.items() if is_model(kind)]
+        raise FileNotFoundError(
+            f"no language model of text {str(name)!r}: expected a folder or one of {', '.join(ours)}"
+        )
+    if not is_model(kind := read_config(folder / CONFIG).get("class")):
         raise ValueError(f"{folder} must hold a language model of text, got class {kind!r}")
-    return found.from_pretrained(folder)
+    return getattr(wing, str(kind)).from_pretrained(folder)
 
 
 def stream(
