@@ -151,6 +151,43 @@ def test_its_losses_are_of_amplitudes_and_phases(codec: LaBraMTokenizer) -> None
         torch.testing.assert_close(output.losses[name], F.mse_loss(p, t))
 
 
+def test_training_starts_from_the_mean_spectra_of_its_first_batch() -> None:
+    torch.manual_seed(0)
+    x = 50 * torch.randn(2, 4, 400)
+    ours, published = LaBraMTokenizer(NAMES, **SMALL), LaBraMTokenizer(NAMES, **SMALL, mean_start=False)
+    ours.eval()(x)
+    assert not ours.amplitude[-1].bias.any()  # not by evaluation
+    ours.train()(x)
+    published.train()(x)
+    spectrum = torch.fft.fft(ours._patches(x))
+    targets, _ = standardised(spectrum.abs(), spectrum.angle())
+    for head, target in zip((ours.amplitude, ours.phase), targets, strict=True):
+        torch.testing.assert_close(head[-1].bias.detach(), target.mean(dim=(0, 1)))
+    assert not published.amplitude[-1].bias.any()
+    before = ours.amplitude[-1].bias.detach().clone()
+    ours(2 * x.flip(0).cumsum(-1))
+    assert torch.equal(ours.amplitude[-1].bias, before)  # once
+
+
+def test_features_do_not_collapse_where_they_do_from_the_published_start() -> None:
+    """Coloured noise, whose patches share a spectrum that is far from flat, as those of EEG do."""
+    spread = {}
+    for mean_start in (True, False):
+        torch.manual_seed(0)
+        codec = LaBraMTokenizer(NAMES, **SMALL, mean_start=mean_start).train()
+        optimizer = torch.optim.AdamW(codec.parameters(), lr=1e-3)
+        for _ in range(25):
+            noise = torch.fft.rfft(torch.randn(4, 4, 400))
+            x = 5 * torch.fft.irfft(noise * 30 / (1 + torch.arange(201.0)))
+            output = codec(x)
+            optimizer.zero_grad()
+            (sum(output.losses.values()) + output.quantizer_loss).backward()
+            optimizer.step()
+        features = codec._features(codec._patches(x), codec._rows(x)).detach().flatten(0, 1)
+        spread[mean_start] = 1 - float(features.mean(dim=0).norm())
+    assert spread[True] > 10 * spread[False], spread
+
+
 def test_flat_channels_are_finite(codec: LaBraMTokenizer) -> None:
     x = 50 * torch.randn(1, 4, 400)
     x[:, 2] = 0

@@ -1,7 +1,8 @@
 """LaBraM's neural tokenizer, VQ-NSP: each electrode's second to one token, by the amplitudes and phases of its spectrum.
 
 Jiang et al., "Large Brain Model for Learning Generic Representations with Tremendous EEG Data in BCI", ICLR 2024. Ours puts the
-two predicted spectra together to a waveform, which the published system does not; codes that fall out of use are revived.
+two predicted spectra together to a waveform, which the published system does not; codes that fall out of use are revived, and
+training starts from the mean spectra.
 Recordings longer than a window are encoded window by window.
 """
 
@@ -9,11 +10,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.nn import functional as F
 
 from tokenizers_mm.codec import CodecOutput
@@ -52,6 +54,8 @@ class LaBraMTokenizer(SegmentedCodec):
         heads: Of each block.
         encoder_layers: Blocks of the encoder.
         decoder_layers: Blocks of the decoder.
+        mean_start: Training starts with heads that predict the first batch's mean spectra. From the published zeros (False) the
+            mean is what all gradients ask for at first, which moves the features of all patches to one direction and one code.
 
     Shape:
         ``x [B, C, N]`` in microvolts; tokens on a grid ``(C, ceil(N / patch_size))``, with ``side["electrodes"]``
@@ -72,8 +76,10 @@ class LaBraMTokenizer(SegmentedCodec):
         heads: int = 10,
         encoder_layers: int = 12,
         decoder_layers: int = 3,
+        mean_start: bool = True,
     ) -> None:
         super().__init__()
+        self.mean_start = mean_start
         self.patch_size, self.window = patch_size, round(window_seconds * sample_rate)
         if patch_size < 8 or patch_size % 2 or self.window % patch_size:
             raise ValueError(
@@ -138,6 +144,8 @@ class LaBraMTokenizer(SegmentedCodec):
         patches, rows = self._patches(x), self._rows(x)
         spectrum = torch.fft.fft(patches.float())
         targets, statistics = standardised(spectrum.abs(), spectrum.angle())
+        if self.training and self.mean_start:
+            self._start_heads(targets)
         quantized = self.quantizer(self._features(patches, rows))
         predicted = self._heads(quantized.features, rows)
         losses = [F.mse_loss(p, t) for p, t in zip(predicted, targets, strict=True)]
@@ -200,6 +208,18 @@ class LaBraMTokenizer(SegmentedCodec):
         """Standardised amplitudes and phases ``[B, C * A, patch_size]``."""
         hidden = self.decoder(codes, rows, codes.shape[1] // rows.shape[1])
         return self.amplitude(hidden), self.phase(hidden)
+
+    @torch.no_grad()
+    def _start_heads(self, targets: Sequence[Tensor]) -> None:
+        """Let heads that still have their initial zero biases predict the mean of a batch's spectra (of all ranks)."""
+        for head, target in zip((self.amplitude, self.phase), targets, strict=True):
+            bias = cast(nn.Linear, head[-1]).bias
+            if not bias.any():
+                mean = target.mean(dim=(0, 1))
+                if dist.is_initialized():
+                    dist.all_reduce(mean)
+                    mean /= dist.get_world_size()
+                bias.copy_(mean)
 
     def _wave(self, predicted: tuple[Tensor, Tensor], statistics: Tensor, channels: int) -> Tensor:
         """Signals ``[B, C, A * patch_size]`` in microvolts of standardised amplitudes and phases."""
