@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tokenizers_mm import registry
 from tokenizers_mm.codec import Codec
-from tokenizers_mm.evaluation.long_audio import measure_long
+from tokenizers_mm.evaluation.long_signals import measure_long
 from tokenizers_mm.tokens import Tokens
 
 QUICK = ("wavtokenizer-speech-16k", "wavtokenizer-causal")
@@ -75,10 +75,13 @@ def watch(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_recording_goes_through_files_in_processes_of_their_own() -> None:
-    run = measure_long("wavtokenizer-causal", hours=0.02)
+@pytest.mark.parametrize(
+    ("name", "channels", "steps"), [("wavtokenizer-causal", 1, 72 * 50), ("eeg-waveform", 64, 64 * 900)]
+)
+def test_a_recording_goes_through_files_in_processes_of_their_own(name: str, channels: int, steps: int) -> None:
+    run = measure_long(name, hours=0.02, channels=channels)
     assert run.exact
-    assert run.expected_steps == 72 * 50
+    assert run.expected_steps == steps
     assert run.encode_seconds > 0 < run.decode_seconds
     if run.encode_bytes is not None:
         assert 50e6 < run.encode_bytes < 2e9 > run.decode_bytes

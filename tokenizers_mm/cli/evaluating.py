@@ -193,6 +193,7 @@ def bench(
 def bench_long(
     codecs: Annotated[list[str], typer.Argument(help="Cards (random weights) or folders.", show_default=False)],
     hours: Annotated[float, typer.Option("--hours", help="Length of the signal.")] = 3.0,
+    channels: Annotated[int, typer.Option("--channels", help="Of the signal, for codecs of any number.", min=1)] = 1,
     window: Window = 10.0,
     threads: Annotated[int, typer.Option("--threads", "-t", help="Threads of PyTorch.", min=1)] = 1,
     folder: Annotated[
@@ -202,13 +203,17 @@ def bench_long(
     """Measure the memory and time of coding a generated recording of hours, each direction in a process of its own.
 
     Example: [cyan]mmtok bench-long wavtokenizer-speech-16k --hours 3[/]
+
+    Example: [cyan]mmtok bench-long eeg-waveform --hours 2 --channels 64[/]
     """
-    from tokenizers_mm.evaluation.long_audio import measure_long, table
+    from tokenizers_mm.evaluation.long_signals import measure_long, table
 
     runs = []
     for codec in codecs:
         with err.status(f"{codec}: {hours:g} hours there and back"):
-            runs.append(measure_long(codec, hours=hours, window=window, threads=threads, folder=folder))
+            runs.append(
+                measure_long(codec, hours=hours, channels=channels, window=window, threads=threads, folder=folder)
+            )
     out.print(table(runs))
     if not all(run.exact for run in runs):
         raise typer.Exit(1)

@@ -16,10 +16,12 @@ from torch import Tensor
 from tokenizers_mm import registry
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.evaluation.meter import run_alone
-from tokenizers_mm.tokens import Tokens, TokenSpec
+from tokenizers_mm.tokens import Tokens
 from tokenizers_mm.transcode import Transcoded, decode_file, encode_file
 
 PIECE_SECONDS = 30.0  # of the signal that is generated at a time
+_LOUDNESS = 0.1  # deviation of the noise, as a share of what samples may be
+_MICROVOLTS = 30.0  # where they may be anything
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,20 @@ class LongRun:
 
 
 def measure_long(
-    source: str, *, hours: float = 3.0, window: float = 10.0, threads: int = 1, folder: str | Path | None = None
+    source: str,
+    *,
+    hours: float = 3.0,
+    channels: int = 1,
+    window: float = 10.0,
+    threads: int = 1,
+    folder: str | Path | None = None,
 ) -> LongRun:
     """Code a generated signal there and back; of a card, with random weights.
 
     Args:
         source: A card's name or a codec's folder.
         hours: Length of the signal.
+        channels: Of the signal, where the codec takes any number.
         window: Seconds processed at a time.
         threads: Of PyTorch.
         folder: Where the temporary files go, about twice the size of the signal as 16-bit PCM; by default the system's.
@@ -75,14 +84,17 @@ def measure_long(
     """
     if not 0 < hours < math.inf:
         raise ValueError(f"hours must be a positive number, got {hours}")
-    spec = _load(source).spec
+    codec = _load(source)
+    spec = codec.spec
     if spec.sample_rate is None or spec.frame_rate is None:
         raise ValueError(f"a long signal needs a sample rate, which {source!r} does not have")
-    n = round(hours * 3600 * spec.sample_rate)
+    n, channels = round(hours * 3600 * spec.sample_rate), spec.channels or channels
+    loudness = _MICROVOLTS if codec.signal_range is None else _LOUDNESS * codec.signal_range[1]
     files = registry.wing(spec.modality, "files")
     with tempfile.TemporaryDirectory(prefix="mmtok-long-", dir=folder) as place:
-        original, tokens, back = (Path(place) / name for name in ("original.wav", "tokens.mmt", "back.wav"))
-        files.write(original, _noise(spec, n), spec)
+        suffix = files.EXTENSIONS[0]
+        original, tokens, back = (Path(place) / name for name in (f"original{suffix}", "tokens.mmt", f"back{suffix}"))
+        files.write(original, (loudness * piece for piece in _noise(channels, n, spec.sample_rate)), spec)
         encode_bytes, encoded = run_alone(partial(_encode, source, original, tokens, window, threads))
         decode_bytes, decoded = run_alone(partial(_decode, source, tokens, back, window, threads))
         samples = round(files.info(back).seconds * spec.sample_rate)
@@ -94,7 +106,7 @@ def measure_long(
         encode_bytes=encode_bytes,
         decode_bytes=decode_bytes,
         steps=encoded.steps,
-        expected_steps=spec.steps(n),
+        expected_steps=spec.steps((channels, n) if "channel" in spec.axes else n),
         samples=samples,
         expected_samples=n,
     )
@@ -134,10 +146,10 @@ def _decode(source: str, tokens: Path, back: Path, window: float, threads: int) 
     return decode_file(_load(source), Tokens.load(tokens), tokens, back, window=window)
 
 
-def _noise(spec: TokenSpec, n: int) -> Iterator[Tensor]:
+def _noise(channels: int, n: int, rate: float) -> Iterator[Tensor]:
     """Noise that swells and fades, ``[C, n]`` in pieces."""
-    generator, piece = torch.Generator().manual_seed(0), round(PIECE_SECONDS * (spec.sample_rate or 1))
+    generator, piece = torch.Generator().manual_seed(0), round(PIECE_SECONDS * rate)
     for start in range(0, n, piece):
         length = min(piece, n - start)
         swell = torch.linspace(0, math.pi, length).sin()
-        yield 0.1 * swell * torch.randn(spec.channels or 1, length, generator=generator).clamp(-3, 3)
+        yield swell * torch.randn(channels, length, generator=generator).clamp(-3, 3)
