@@ -76,7 +76,7 @@ def watch(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "channels", "steps"), [("wavtokenizer-causal", 1, 72 * 50), ("eeg-waveform", 64, 64 * 900)]
+    ("name", "channels", "steps"), [("wavtokenizer-causal", 1, 72 * 50), ("eeg-waveform", 64, 64 * 180)]
 )
 def test_a_recording_goes_through_files_in_processes_of_their_own(name: str, channels: int, steps: int) -> None:
     run = measure_long(name, hours=0.02, channels=channels)

@@ -351,7 +351,7 @@ class Codec(Stored, ABC):
         lines = [
             "---\nlibrary_name: tokenizers_mm\ntags: [tokenizer, codec, " + spec.modality + "]\n---\n",
             f"# {type(self).__name__}\n",
-            f"```python\nimport tokenizers_mm as tm\n\ncodec = tm.load({f'hf:{repo}' if repo else 'this-folder'!r})\n```\n",
+            f"```python\nimport tokenizers_mm as tm\n\ncodec = tm.load(\"{f'hf:{repo}' if repo else 'this-folder'}\")\n```\n",
             *(f"- {key.replace('_', ' ')}: {value}" for key, value in facts.items()),
             f"- bits per step: {spec.bits_per_step:g}",
         ]
