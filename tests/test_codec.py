@@ -41,7 +41,7 @@ def test_folder_holds_config_and_safetensors_only(folder: Path) -> None:
     assert config["class"] == "WavTokenizer"
     assert {k: config[k] for k in TINY} == TINY
     card = (folder / "README.md").read_text()
-    assert "tm.load('this-folder')" in card
+    assert 'tm.load("this-folder")' in card
     assert "sample rate: 16000" in card
     assert "More Information Needed" not in card
 

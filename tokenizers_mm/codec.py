@@ -347,11 +347,12 @@ class Codec(Stored, ABC):
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """What a shared folder's README says: how to load it, and what its tokens are."""
         spec, repo = self.spec, kwargs.get("repo_id")
+        source = f"hf:{repo}" if repo else "this-folder"
         facts = {key: value for key, value in spec.to_dict().items() if value not in (None, (), "none")}
         lines = [
             "---\nlibrary_name: tokenizers_mm\ntags: [tokenizer, codec, " + spec.modality + "]\n---\n",
             f"# {type(self).__name__}\n",
-            f"```python\nimport tokenizers_mm as tm\n\ncodec = tm.load(\"{f'hf:{repo}' if repo else 'this-folder'}\")\n```\n",
+            f'```python\nimport tokenizers_mm as tm\n\ncodec = tm.load("{source}")\n```\n',
             *(f"- {key.replace('_', ' ')}: {value}" for key, value in facts.items()),
             f"- bits per step: {spec.bits_per_step:g}",
         ]
