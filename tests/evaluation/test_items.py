@@ -1,12 +1,14 @@
 """Which files are evaluated, and their fingerprint; suites; the interval of a mean."""
 
+import io
 import random
+import tarfile
 from pathlib import Path
 
 import pytest
 
 from tokenizers_mm import registry
-from tokenizers_mm.evaluation.items import find_items
+from tokenizers_mm.evaluation.items import _untar, find_items
 from tokenizers_mm.evaluation.report import Summary
 from tokenizers_mm.evaluation.suite import load_suite
 
@@ -118,3 +120,15 @@ def test_a_wrong_suite_names_its_file_and_fault(tmp_path: Path, text: str, messa
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"wrong\.yaml.*{message}"):
         load_suite(path)
+
+
+@pytest.mark.parametrize("kind", ["above", "absolute", "link"])
+def test_hostile_archives_write_nothing_outside(kind: str, tmp_path: Path) -> None:
+    member = tarfile.TarInfo({"above": "../../escaped.png", "absolute": "/escaped.png", "link": "link.png"}[kind])
+    if kind == "link":
+        member.type, member.linkname = tarfile.SYMTYPE, "/etc/passwd"
+    with tarfile.open(tmp_path / "set.tar", "w") as tar:
+        tar.addfile(member, io.BytesIO())
+    with pytest.raises(ValueError, match="plain files below one folder"):
+        _untar(tmp_path / "set.tar", tmp_path / "a" / "b")
+    assert not list(tmp_path.rglob("escaped.png"))

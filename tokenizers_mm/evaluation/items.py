@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import shutil
 import tarfile
 import tempfile
 from collections.abc import Callable, Collection, Mapping
@@ -121,10 +122,17 @@ def unpacked(archive: Path, unpack: Unpack) -> Path:
 
 
 def _untar(archive: Path, folder: Path) -> None:
-    """Extract a tar; it must hold plain files below the folder only."""
+    """Extract a tar; it must hold folders and plain files below the folder only."""
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
+            for member in tar:
+                target = (folder / member.name).resolve()
+                if not (member.isfile() or member.isdir()) or not target.is_relative_to(folder.resolve()):
+                    raise ValueError(f"{archive} must hold plain files below one folder, got {member.name!r}")
+                if member.isfile():  # by hand: before Python 3.11.4 ``extractall`` has no filter for what is hostile
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with tar.extractfile(member) as source, open(target, "wb") as copy:  # type: ignore[union-attr]
+                        shutil.copyfileobj(source, copy)
     except tarfile.TarError as error:
         raise ValueError(f"{archive} is not a tar of plain files: {error}") from None
 
