@@ -196,11 +196,12 @@ def test_damaged_packets_are_refused_in_words(noise: bytes, data: st.DataObject)
     PacketWriter(file, spec).write(tm.Tokens(torch.ones(1, 7, 2).long(), spec), 70)
     whole = file.getvalue()
     at = data.draw(st.integers(0, len(whole)))
-    for damaged in (whole[:at], noise, whole[:at] + noise):
-        if damaged[: len(whole)] == whole:
-            continue
+    if at < len(whole):  # what is cut short never passes for whole
+        with pytest.raises(BitstreamError):
+            list(PacketReader(io.BytesIO(whole[:at])))
+    for damaged in (noise, whole[:at] + noise):
         try:
-            for _ in PacketReader(io.BytesIO(damaged)):
-                pass
+            for tokens, _ in PacketReader(io.BytesIO(damaged)):
+                assert bool((tokens.ids < torch.tensor(tokens.spec.codebook_sizes)).all())
         except BitstreamError:
             pass

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,18 +74,7 @@ def plan(
         FileNotFoundError: If an input does not exist, or a folder holds no such file.
         ValueError: If two sources would write one file.
     """
-    wanted = frozenset(extensions)
-    found: list[tuple[Path, Path]] = []  # source, and its place relative to the output folder
-    for path in inputs:
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in wanted and p.is_file())
-            if not inside:
-                raise FileNotFoundError(f"{path} holds no file with one of the extensions {', '.join(sorted(wanted))}")
-            found += [(p, p.relative_to(path)) for p in inside]
-        elif path.exists():
-            found.append((path, Path(path.name)))
-        else:
-            raise FileNotFoundError(f"no such file or folder: {path}")
+    found = list(find(inputs, extensions))
     if output is not None and output.suffix.lower() == suffix and not output.is_dir():
         if len(found) > 1:
             raise ValueError(f"{output} is one file, but {len(found)} are to be written: give a folder")
@@ -98,6 +87,25 @@ def plan(
                 f"{sources[target]} and {source} would both become {target}: encode them to different folders"
             )
     return pairs
+
+
+def find(inputs: Sequence[Path], extensions: Iterable[str]) -> Iterator[tuple[Path, Path]]:
+    """Files, and those that folders hold; each with its place relative to the folder that was searched.
+
+    Raises:
+        FileNotFoundError: If an input does not exist, or a folder holds no file with one of the extensions.
+    """
+    wanted = frozenset(extensions)
+    for path in inputs:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in wanted and p.is_file())
+            if not inside:
+                raise FileNotFoundError(f"{path} holds no file with one of the extensions {', '.join(sorted(wanted))}")
+            yield from ((p, p.relative_to(path)) for p in inside)
+        elif path.exists():
+            yield path, Path(path.name)
+        else:
+            raise FileNotFoundError(f"no such file or folder: {path}")
 
 
 def _renamed(path: Path, suffix: str) -> Path:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tokenizers_mm.coding import BitstreamError
 from tokenizers_mm.text.entropy_coding import compress, decompress
-from tokenizers_mm.text.language_models import load_cost, rows, shipped
+from tokenizers_mm.text.language_models import load_cost, shipped
 from tokenizers_mm.text.ngram import ByteNGram
+from tokenizers_mm.text.rows import pieces
 
 TEXTS = ["the cat sat on the mat. " * 20, "the dog sat on the log. " * 20, "größer und größer "]
 
@@ -106,7 +107,7 @@ def test_tables_that_do_not_fit_are_refused(model: ByteNGram) -> None:
 @given(st.text(max_size=60), st.integers(4, 20))
 def test_rows_join_to_the_text_and_keep_characters(text: str, limit: int) -> None:
     data = text.encode("utf-8", "ignore")
-    found = list(rows(data, limit))
+    found = list(pieces(data, limit))
     assert b"".join(found) == data
     assert all(0 < len(row) <= limit for row in found)
     for row in found:

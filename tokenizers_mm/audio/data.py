@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from tokenizers_mm.audio import files
 from tokenizers_mm.audio.sources import AudioSource, Clips
+from tokenizers_mm.checks import at_least
 from tokenizers_mm.threads import one_thread
 from tokenizers_mm.tokens import TokenSpec
 from tokenizers_mm.training.loader import ResumableLoader, loader
@@ -166,15 +167,13 @@ class AudioDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         samples = round(segment_seconds * sample_rate)
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("examples_per_epoch", 1 if examples_per_epoch is None else examples_per_epoch, 1),
-            ("segment_seconds * sample_rate", samples, 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        at_least(
+            1,
+            batch_size=batch_size,
+            examples_per_epoch=examples_per_epoch,
+            **{"segment_seconds * sample_rate": samples},
+        )
+        at_least(0, num_workers=num_workers, seed=seed)
         if any(not 0.25 <= speed <= 4 for speed in speeds or ()):
             raise ValueError(f"speeds must be 0.25 to 4, got {speeds}")
         if gain_db is not None and gain_db[0] > gain_db[1]:

@@ -115,9 +115,8 @@ def bench_exact(
 
 def _report(race: Any, kind: str, output: Path | None) -> None:
     from dataclasses import asdict
-    from datetime import UTC, datetime
 
-    from tokenizers_mm.evaluation.environment import command, machine, versions
+    from tokenizers_mm.evaluation.environment import provenance
 
     table = Table("", "ms, median", "times slower", box=None)
     ratios = {name: race.ratio(name) for name in race.seconds}
@@ -126,6 +125,5 @@ def _report(race: Any, kind: str, output: Path | None) -> None:
     out.print(table)
     out.print(f"* largest difference between results: {race.agreement:.2g}", highlight=False)
     if output is not None:
-        made = {"command": command(), "date": datetime.now(UTC).isoformat(timespec="seconds")}
-        report = {"kind": kind, **asdict(race), "ratios": ratios, **made, "machine": machine(), "versions": versions()}
+        report = {"kind": kind, **asdict(race), "ratios": ratios, **provenance()}
         output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

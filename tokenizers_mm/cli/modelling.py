@@ -167,7 +167,7 @@ def bench(
     count: Annotated[int, typer.Option("--bytes", "-n", help="Bytes to write.", min=16)] = 1000,
     output: Report = None,
 ) -> None:
-    """Time models in turns, on one thread: training, writing with caches and without.
+    """Time models one after the other, on one thread: training, writing with caches and without.
 
     Example: [cyan]mmtok text bench hat-small byte-small --data README.md[/]
     """
@@ -224,9 +224,8 @@ def _documents(path: str, split: str | None, names: str | None) -> list[bytes]:
 def _save(output: Path | None, kind: str, found: Mapping[str, Any], documents: list[bytes], **settings: Any) -> None:
     """A report with what it was made of and with."""
     import hashlib
-    from datetime import UTC, datetime
 
-    from tokenizers_mm.evaluation.environment import command, machine, versions
+    from tokenizers_mm.evaluation.environment import provenance
 
     if output is None:
         return
@@ -234,8 +233,7 @@ def _save(output: Path | None, kind: str, found: Mapping[str, Any], documents: l
     report = {
         "kind": kind, "models": found, "settings": settings,
         "data": {"documents": len(documents), "bytes": sum(map(len, documents)), "sha256": digest},
-        "command": command(), "machine": machine(), "versions": versions(("tokenizers",)),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **provenance(("tokenizers",)),
     }  # fmt: skip
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

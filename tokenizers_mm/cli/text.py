@@ -39,7 +39,7 @@ def vocabulary(
 
     wing = registry.wing("text", "subword")
     files = registry.wing("text", "files")
-    paths = [source for source, _ in transcode.plan(inputs, files.EXTENSIONS, transcode.SUFFIX, Path("unused"))]
+    paths = [source for source, _ in transcode.find(inputs, files.EXTENSIONS)]
     with err.status(f"learning {size} tokens from {len(paths)} file(s)"):
         codec = wing.SubwordCodec.learn(files.texts(paths, split), size, algorithm=algorithm.value)
         codec.save_pretrained(output)
@@ -66,7 +66,7 @@ def entropy_model(
     from tokenizers_mm import registry, transcode
 
     files, wing = registry.wing("text", "files"), registry.wing("text", "ngram")
-    paths = [source for source, _ in transcode.plan(inputs, files.EXTENSIONS, transcode.SUFFIX, Path("unused"))]
+    paths = [source for source, _ in transcode.find(inputs, files.EXTENSIONS)]
     with err.status(f"counting {len(paths)} file(s)"):
         model = wing.ByteNGram.learn(files.texts(paths, split), contexts=contexts, mean_bytes=mean_bytes)
         model.save_pretrained(output)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tokenizers_mm.checks import at_least
 from tokenizers_mm.eeg.preprocessing import Preprocessing
 from tokenizers_mm.eeg.sources import EEGSource
 from tokenizers_mm.eeg.windows import Windows
@@ -136,15 +137,13 @@ class EEGDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("examples_per_epoch", 1 if examples_per_epoch is None else examples_per_epoch, 1),
-            ("window_seconds * sample_rate", round(window_seconds * sample_rate), 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        at_least(
+            1,
+            batch_size=batch_size,
+            examples_per_epoch=examples_per_epoch,
+            **{"window_seconds * sample_rate": round(window_seconds * sample_rate)},
+        )
+        at_least(0, num_workers=num_workers, seed=seed)
         self.sources = {"train": _listed(train), "valid": _listed(valid), "test": _listed(test)}
         self.preprocessing = Preprocessing(reference, montage, highpass, lowpass, notch)
         self.sample_rate, self.window_seconds, self.items = sample_rate, window_seconds, items

@@ -10,7 +10,6 @@ import os
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +21,7 @@ from tokenizers_mm import registry
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.evaluation.bench_plan import STREAM, TASKS, Benchmark, load_benchmark
 from tokenizers_mm.evaluation.contender import Contender, Peer, codec_contender
-from tokenizers_mm.evaluation.environment import command, machine, versions
+from tokenizers_mm.evaluation.environment import provenance
 from tokenizers_mm.evaluation.meter import CLOCKS, gemm_rate, metered, multiply_adds, peak_memory
 from tokenizers_mm.evaluation.storage import Storage, measure_storage
 
@@ -160,10 +159,7 @@ def bench(
         storage = [row for name in plan.codecs for row in measure_storage(name, plan.stored_ids, plan.rounds, clock)]
         report = BenchReport(
             benchmark=plan.model_dump(mode="json"),
-            command=command(),
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
-            machine=machine(),
-            versions=versions(["transformers"]),
+            **provenance(["transformers"]),
             clock=clock,
             load=(load, os.getloadavg()[0]),
             gemm=gemm,

@@ -7,8 +7,10 @@ import platform
 import shlex
 import sys
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,6 +44,12 @@ def versions(extra: Iterable[str] = ()) -> dict[str, str]:
 def command() -> str:
     """The command line of this process, the program by its name alone."""
     return shlex.join([Path(sys.argv[0] or "python").name, *sys.argv[1:]])
+
+
+def provenance(packages: Iterable[str] = ()) -> dict[str, Any]:
+    """What a report says of how it was made: command, date, machine, and versions of ``packages`` among others."""
+    date = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"command": command(), "date": date, "machine": machine(), "versions": versions(packages)}
 
 
 def _cpu_name() -> str:

@@ -10,7 +10,6 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -146,10 +145,7 @@ def _report(
         definitions={key: metric.describe() for key, metric in plan.metrics.items()},
         headline=tuple(key for key in plan.suite.headline if key in plan.metrics) or tuple(plan.metrics),
         codecs=tuple(results),
-        machine=environment.machine(),
-        versions=environment.versions(package for metric in plan.metrics.values() for package in metric.needs),
-        command=environment.command(),
-        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        **environment.provenance(package for metric in plan.metrics.values() for package in metric.needs),
         settings=Settings(
             suite_digest=plan.suite.digest,
             conditions={name: change.definition for name, change in plan.conditions.items()},

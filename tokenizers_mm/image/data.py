@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
+from tokenizers_mm.checks import at_least
 from tokenizers_mm.image.sources import Images, ImageSource
 from tokenizers_mm.threads import one_thread
 from tokenizers_mm.training.loader import ResumableLoader, loader
@@ -169,15 +170,8 @@ class ImageDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("size", size, 1),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("examples_per_epoch", 1 if examples_per_epoch is None else examples_per_epoch, 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        at_least(1, size=size, batch_size=batch_size, examples_per_epoch=examples_per_epoch)
+        at_least(0, num_workers=num_workers, seed=seed)
         if not 0 < crop_fraction[0] <= crop_fraction[1] <= 1:
             raise ValueError(f"crop_fraction must be a range (least, most) within (0, 1], got {crop_fraction}")
         self.sources = {"train": _listed(train), "valid": _listed(valid), "test": _listed(test)}

@@ -184,25 +184,35 @@ class PackedConv1d(Packed):
 
 
 class PackedConvTranspose1d(Packed):
-    """A transposed convolution, its weight norm folded and its bias left out: ``[B, C, N] -> [B, C', (N - 1) * stride + taps]``.
-
-    One matrix product and a sum of shifted blocks: PyTorch's own takes several times as long over the few steps of a stream.
-    """
+    """A transposed convolution, weight norm folded, bias left out: ``[B, C, N] -> [B, C', (N - 1) * stride + taps]``."""
 
     def __init__(self, layer: nn.ConvTranspose1d) -> None:
         super().__init__(layer)
         self.stride, self.taps = layer.stride[0], layer.kernel_size[0]
-        self.weight = layer.weight.detach().flatten(1).T.contiguous()  # [C' * taps, C]
+        self.matrix = spreading_matrix(layer)
 
     def __call__(self, x: Tensor) -> Tensor:
-        steps = x.shape[-1]
-        parts = linear(x.mT, self.weight, None).unflatten(-1, (-1, self.taps)).transpose(1, 2)  # [B, C', N, taps]
-        out = x.new_zeros(len(x), parts.shape[1], (steps - 1 + -(-self.taps // self.stride)) * self.stride)
-        for start in range(0, self.taps, self.stride):
-            block = parts[..., start : start + self.stride]
-            place = out[..., start : start + steps * self.stride].unflatten(-1, (steps, self.stride))
-            place[..., : block.shape[-1]] += block
-        return out[..., : (steps - 1) * self.stride + self.taps]
+        return spread_rows(x.mT, self.matrix, self.taps, self.stride).mT
+
+
+def spreading_matrix(layer: nn.ConvTranspose1d) -> Tensor:
+    """Weights of a transposed convolution for :func:`spread_rows`, ``[taps * C', C]``."""
+    return layer.weight.detach().permute(2, 1, 0).flatten(0, 1).contiguous()
+
+
+def spread_rows(x: Tensor, matrix: Tensor, taps: int, stride: int) -> Tensor:
+    """A transposed convolution with features last, ``[B, N, C] -> [B, (N - 1) * stride + taps, C']``, without a bias.
+
+    One matrix product and a sum of shifted blocks: PyTorch's own takes several times as long over the few steps of a stream.
+    """
+    batch, steps = x.shape[:2]
+    parts = linear(x, matrix, None).unflatten(-1, (taps, -1))  # [B, N, taps, C']
+    overlap = -(-taps // stride)
+    blocks = x.new_zeros(batch, steps - 1 + overlap, stride, parts.shape[-1])
+    for block in range(overlap):
+        part = parts[:, :, block * stride : (block + 1) * stride]
+        blocks[:, block : block + steps, : part.shape[2]] += part
+    return blocks.flatten(1, 2)[:, : (steps - 1) * stride + taps]
 
 
 class PackedUpsampling2d(Packed):

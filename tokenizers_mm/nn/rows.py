@@ -12,7 +12,7 @@ from typing import cast
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizers_mm.nn.onednn import Packed, Packing, linear
+from tokenizers_mm.nn.onednn import Packed, Packing, linear, spread_rows, spreading_matrix
 
 
 class _Gathered(Packed):
@@ -34,24 +34,17 @@ class _Gathered(Packed):
 
 
 class _Scattered(Packed):
-    """Weights of a transposed convolution as one matrix ``[taps * C', C]``."""
+    """A transposed convolution by :func:`~tokenizers_mm.nn.onednn.spread_rows`."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__(layer)
         conv = cast(nn.ConvTranspose1d, layer)
-        self.matrix = conv.weight.detach().permute(2, 1, 0).flatten(0, 1).contiguous()
-        self.bias = None if conv.bias is None else conv.bias.detach()
+        self.matrix, self.bias = spreading_matrix(conv), None if conv.bias is None else conv.bias.detach()
         self.taps, self.stride, self.padding = conv.kernel_size[0], conv.stride[0], int(conv.padding[0])
 
     def __call__(self, x: Tensor, relu: bool = False) -> Tensor:
-        count, steps = x.shape[:2]
-        parts = linear(x, self.matrix, None).unflatten(-1, (self.taps, -1))  # n x N x taps x C'
-        overlap = -(-self.taps // self.stride)
-        blocks = x.new_zeros(count, steps - 1 + overlap, self.stride, parts.shape[-1])
-        for block in range(overlap):
-            part = parts[:, :, block * self.stride : (block + 1) * self.stride]
-            blocks[:, block : block + steps, : part.shape[2]] += part
-        y = blocks.flatten(1, 2).narrow(1, self.padding, (steps - 1) * self.stride + self.taps - 2 * self.padding)
+        y = spread_rows(x, self.matrix, self.taps, self.stride)
+        y = y.narrow(1, self.padding, y.shape[1] - 2 * self.padding)
         y = y if self.bias is None else y.add_(self.bias)
         return y.relu_() if relu else y
 

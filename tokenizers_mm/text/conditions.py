@@ -11,10 +11,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 
-import torch
-
 from tokenizers_mm.evaluation.condition import Condition
-from tokenizers_mm.tokens import TokenSpec
 
 SHARE = 0.1  # of a word's characters
 _WORD = re.compile(r"[^\W_]+")
@@ -62,14 +59,25 @@ def delete(word: list[str], count: int, chance: random.Random, letters: Sequence
     return [c for at, c in enumerate(word) if at not in gone]
 
 
-def _changed(change: Change) -> Callable[[str, TokenSpec, torch.Generator], str]:
-    return lambda text, spec, generator: perturbed(text, change, generator.initial_seed())
-
+PERTURBATIONS: dict[str, Callable[[str, int], str]] = {
+    "permute": lambda text, seed: perturbed(text, permute, seed),
+    "replace": lambda text, seed: perturbed(text, replace, seed),
+    "delete": lambda text, seed: perturbed(text, delete, seed),
+    "upper": lambda text, seed: text.upper(),
+}
+"""Of a text, by a seed."""
 
 _HOW = "in 10 % of the characters of each word (at least one from 3 letters on, none in words with digits)"
-CONDITIONS: dict[str, Condition] = {
-    "permute": Condition("permuted", f"Neighbouring characters swapped {_HOW}.", _changed(permute)),
-    "replace": Condition("replaced", f"Random letters of the text {_HOW}.", _changed(replace)),
-    "delete": Condition("deleted", f"Characters left out {_HOW}.", _changed(delete)),
-    "upper": Condition("upper case", "All letters in upper case.", lambda text, spec, generator: text.upper()),
+_DESCRIBED = {
+    "permute": ("permuted", f"Neighbouring characters swapped {_HOW}."),
+    "replace": ("replaced", f"Random letters of the text {_HOW}."),
+    "delete": ("deleted", f"Characters left out {_HOW}."),
+    "upper": ("upper case", "All letters in upper case."),
 }
+
+
+def _condition(key: str) -> Condition:
+    return Condition(*_DESCRIBED[key], lambda text, spec, generator: PERTURBATIONS[key](text, generator.initial_seed()))
+
+
+CONDITIONS: dict[str, Condition] = {key: _condition(key) for key in PERTURBATIONS}

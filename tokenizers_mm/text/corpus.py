@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tokenizers_mm.checks import at_least
 from tokenizers_mm.text import files
-from tokenizers_mm.text.rows import END, PAD
+from tokenizers_mm.text.rows import END, PAD, pieces
 from tokenizers_mm.training.loader import ResumableLoader, loader
 
 
@@ -93,7 +94,7 @@ class Pieces(Dataset):
 
     def __init__(self, documents: Sequence[bytes], length: int) -> None:
         self.length = length
-        self.pieces = [piece for document in documents for piece in _pieces([*document, END], length)]
+        self.pieces = [piece for document in documents for piece in pieces(document + bytes([END]), length)]
 
     def __len__(self) -> int:
         return len(self.pieces)
@@ -145,14 +146,9 @@ class TextDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("length", length, 8),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("examples_per_epoch", 1 if examples_per_epoch is None else examples_per_epoch, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        at_least(8, length=length)
+        at_least(1, batch_size=batch_size, examples_per_epoch=examples_per_epoch)
+        at_least(0, num_workers=num_workers)
         self.sources = {"train": train, "valid": valid}
         self.length, self.batch_size, self.num_workers = length, batch_size, num_workers
         self.examples_per_epoch, self.seed = examples_per_epoch, seed
@@ -181,16 +177,3 @@ def _files(path: Path) -> list[Path]:
         return [path]
     found = (file for file in path.rglob("*") if file.is_file() and file.name != files.DOCUMENTS)
     return sorted(file for file in found if file.suffix.lower() in files.EXTENSIONS)
-
-
-def _pieces(values: list[int], length: int) -> list[list[int]]:
-    out: list[list[int]] = []
-    at = 0
-    while len(values) - at > length:
-        lines = [i + 1 for i in range(at, at + length) if values[i] == ord("\n")]
-        end = lines[-1] if lines else at + length
-        while not lines and values[end] & 0xC0 == 0x80:
-            end -= 1
-        out.append(values[at:end])
-        at = end
-    return [*out, values[at:]]

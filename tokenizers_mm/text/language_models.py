@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,24 +97,12 @@ def load_cost(weights: Path) -> Callable[[str], float]:
     return lambda text: _cost(network, text)
 
 
-def rows(data: bytes, limit: int = ROW) -> Iterator[bytes]:
-    """Pieces of at most ``limit`` bytes, cut after lines where there are any, else after characters."""
-    at = 0
-    while at < len(data):
-        end = min(at + limit, len(data))
-        if end < len(data):
-            line = data.rfind(b"\n", at, end) + 1
-            while not line and end > at + 1 and data[end] & 0xC0 == 0x80:
-                end -= 1
-            end = line or end
-        yield data[at:end]
-        at = end
-
-
 @torch.no_grad()
 def _cost(network: object, text: str) -> float:
     from tokenizers_mm.text.model import TextLM
-    from tokenizers_mm.text.rows import signal_of
+    from tokenizers_mm.text.rows import pieces, signal_of
 
     assert isinstance(network, TextLM)
-    return sum(float(network.score(signal_of([row], end=False)).nats.sum()) for row in rows(text.encode("utf-8")))
+    return sum(
+        float(network.score(signal_of([row], end=False)).nats.sum()) for row in pieces(text.encode("utf-8"), ROW)
+    )

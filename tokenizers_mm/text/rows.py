@@ -225,3 +225,17 @@ def signal_of(texts: Sequence[str | bytes], *, end: bool = True) -> Tensor:
     for i, row in enumerate(rows):
         out[i, : len(row)] = torch.tensor(list(row), dtype=torch.int64)
     return out
+
+
+def pieces(data: bytes, limit: int) -> Iterator[bytes]:
+    """Pieces of at most ``limit`` bytes, cut after lines where there are any, else after characters."""
+    at = 0
+    while at < len(data):
+        end = min(at + limit, len(data))
+        if end < len(data):
+            line = data.rfind(b"\n", at, end) + 1
+            while not line and end > at + 1 and data[end] & 0xC0 == 0x80:
+                end -= 1
+            end = line or end
+        yield data[at:end]
+        at = end

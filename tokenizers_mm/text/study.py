@@ -16,19 +16,13 @@ import torch
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-from tokenizers_mm.text.conditions import delete, permute, perturbed, replace
+from tokenizers_mm.text.conditions import PERTURBATIONS
 from tokenizers_mm.text.corpus import Pieces, Windows, collate
 from tokenizers_mm.text.flops import training_flops
 from tokenizers_mm.text.model import TextLM
 from tokenizers_mm.text.rows import END, Rows, cutter
 from tokenizers_mm.text.segmenters import segmenter
 
-PERTURBATIONS: dict[str, Callable[[str, int], str]] = {
-    "permute": lambda text, seed: perturbed(text, permute, seed),
-    "replace": lambda text, seed: perturbed(text, replace, seed),
-    "delete": lambda text, seed: perturbed(text, delete, seed),
-    "upper": lambda text, seed: text.upper(),
-}
 _ROWS = 8
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tokenizers_mm.checks import at_least
 from tokenizers_mm.timeseries.synthetic.corpus import read_settings, read_shard, shard_path
 from tokenizers_mm.timeseries.synthetic.sample import Sample
 from tokenizers_mm.timeseries.windows import standardise
@@ -149,17 +150,8 @@ class CorpusDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("crop", crop, 1),
-            ("batch_size", batch_size, 1),
-            ("num_workers", num_workers, 0),
-            ("valid_shards", valid_shards, 0),
-            ("valid_crop", 1 if valid_crop is None else valid_crop, 1),
-            ("examples_per_epoch", 1 if examples_per_epoch is None else examples_per_epoch, 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        at_least(1, crop=crop, batch_size=batch_size, valid_crop=valid_crop, examples_per_epoch=examples_per_epoch)
+        at_least(0, num_workers=num_workers, valid_shards=valid_shards, seed=seed)
         self.folder, self.crop, self.batch_size, self.num_workers = Path(folder), crop, batch_size, num_workers
         self.valid_shards, self.valid_crop, self.seed = valid_shards, valid_crop or crop, seed
         self.examples_per_epoch = examples_per_epoch

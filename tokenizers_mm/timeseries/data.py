@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from tokenizers_mm.checks import at_least
 from tokenizers_mm.manifest import manifest_paths
 from tokenizers_mm.timeseries import files
 from tokenizers_mm.timeseries.series import Series
@@ -164,16 +165,15 @@ class SeriesDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("window", window, 1),
-            ("batch_size", batch_size, 1),
-            ("stride", stride, 1),
-            ("valid_stride", valid_stride, 1),
-            ("num_workers", num_workers, 0),
-            ("examples_per_epoch", 1 if examples_per_epoch is None else examples_per_epoch, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+        at_least(
+            1,
+            window=window,
+            batch_size=batch_size,
+            stride=stride,
+            valid_stride=valid_stride,
+            examples_per_epoch=examples_per_epoch,
+        )
+        at_least(0, num_workers=num_workers)
         self.sources = [sources] if isinstance(sources, SeriesSource) else list(sources)
         self.window, self.batch_size, self.stride, self.valid_stride = window, batch_size, stride, valid_stride
         self.num_workers, self.examples_per_epoch, self.seed = num_workers, examples_per_epoch, seed

@@ -19,9 +19,9 @@ from torch.optim import AdamW, Optimizer
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.nn.adversarial import Adversary
 from tokenizers_mm.quantizers import synchronize
-from tokenizers_mm.training.autoencoder import planned_steps, validate
+from tokenizers_mm.training.autoencoder import validate
 from tokenizers_mm.training.objective import Objective, clip_gradients, require_finite
-from tokenizers_mm.training.schedule import build_scheduler
+from tokenizers_mm.training.schedule import build_scheduler, planned_steps
 
 
 class AdversarialModule(LightningModule):

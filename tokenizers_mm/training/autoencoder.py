@@ -13,7 +13,7 @@ from torch.optim import AdamW, Optimizer
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.quantizers import synchronize
 from tokenizers_mm.training.objective import Objective, clip_gradients, require_finite
-from tokenizers_mm.training.schedule import build_scheduler
+from tokenizers_mm.training.schedule import scheduled
 
 
 class AutoencoderModule(LightningModule):
@@ -66,10 +66,7 @@ class AutoencoderModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer([p for p in self.objective.codec.parameters() if p.requires_grad])
-        scheduler = build_scheduler(
-            optimizer, warmup_steps=self.warmup_steps, total_steps=planned_steps(self), min_lr=self.min_lr
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+        return scheduled(self, optimizer, self.warmup_steps, self.min_lr)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         result = self.objective(batch)
@@ -96,9 +93,3 @@ def validate(module: LightningModule, objective: Objective, batch: Mapping[str, 
     module.log("val/loss", result.loss, prog_bar=True, batch_size=size, sync_dist=True)
     module.log_dict({f"val/{k}": v for k, v in result.terms.items()}, batch_size=size, sync_dist=True)
     return {"ids": result.ids, "reconstruction": result.fake}
-
-
-def planned_steps(module: LightningModule) -> float:
-    """Optimiser steps of the whole run: the trainer's ``max_steps``, or what its ``max_epochs`` come to."""
-    steps = module.trainer.max_steps
-    return float(steps if steps > 0 else module.trainer.estimated_stepping_batches)

@@ -23,9 +23,8 @@ from torchmetrics.classification import (
 
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.published import fit
-from tokenizers_mm.training.autoencoder import planned_steps
 from tokenizers_mm.training.frozen import FrozenTokenizer
-from tokenizers_mm.training.schedule import build_scheduler
+from tokenizers_mm.training.schedule import scheduled
 from tokenizers_mm.weights import WEIGHTS, read_weights
 
 Loss = Literal["cross_entropy", "binary", "focal"]
@@ -98,10 +97,7 @@ class ClassifierModule(LightningModule):
         return {"network": self.network}
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.network.parameters())
-        total = planned_steps(self)
-        scheduler = build_scheduler(optimizer, warmup_steps=self.warmup_steps, total_steps=total, min_lr=self.min_lr)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+        return scheduled(self, self.make_optimizer(self.network.parameters()), self.warmup_steps, self.min_lr)
 
     def forward(self, signal: Tensor) -> Tensor:
         """Scores ``[B, num_classes]`` of signals ``[B, C, N]``."""

@@ -17,10 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from tokenizers_mm.training.autoencoder import planned_steps
 from tokenizers_mm.training.ema import WeightAverage
 from tokenizers_mm.training.objective import clip_gradients, require_finite
-from tokenizers_mm.training.schedule import build_scheduler
+from tokenizers_mm.training.schedule import scheduled
 from tokenizers_mm.weights import WEIGHTS, load_into
 
 IGNORED = -1
@@ -97,13 +96,7 @@ class LabellingModule(LightningModule):
                 self.average.reset(self.network)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.network.parameters())
-        constant = self.min_lr is None
-        total = float("inf") if constant else planned_steps(self)
-        scheduler = build_scheduler(
-            optimizer, warmup_steps=self.warmup_steps, total_steps=total, min_lr=self.min_lr or 0.0
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+        return scheduled(self, self.make_optimizer(self.network.parameters()), self.warmup_steps, self.min_lr)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         loss, terms, _ = self.losses(self.network, batch, None)

@@ -16,10 +16,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from tokenizers_mm.training.autoencoder import planned_steps
 from tokenizers_mm.training.ema import WeightAverage
 from tokenizers_mm.training.objective import clip_gradients, require_finite
-from tokenizers_mm.training.schedule import build_scheduler
+from tokenizers_mm.training.schedule import scheduled
 
 
 class Predicts(Protocol):
@@ -77,10 +76,7 @@ class LanguageModelModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer([p for p in self.network.parameters() if p.requires_grad])
-        scheduler = build_scheduler(
-            optimizer, warmup_steps=self.warmup_steps, total_steps=planned_steps(self), min_lr=self.min_lr
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+        return scheduled(self, optimizer, self.warmup_steps, self.min_lr)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
         loss = cast(Predicts, self.network).loss(batch["signal"])

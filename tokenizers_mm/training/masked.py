@@ -13,9 +13,8 @@ from torch.nn import functional as F
 from torch.optim import AdamW
 
 from tokenizers_mm.codec import Codec
-from tokenizers_mm.training.autoencoder import planned_steps
 from tokenizers_mm.training.frozen import FrozenTokenizer
-from tokenizers_mm.training.schedule import build_scheduler
+from tokenizers_mm.training.schedule import scheduled
 
 
 class MaskedTokenModule(LightningModule):
@@ -68,10 +67,7 @@ class MaskedTokenModule(LightningModule):
         return {"network": self.network}
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.network.parameters())
-        total = planned_steps(self)
-        scheduler = build_scheduler(optimizer, warmup_steps=self.warmup_steps, total_steps=total, min_lr=self.min_lr)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}
+        return scheduled(self, self.make_optimizer(self.network.parameters()), self.warmup_steps, self.min_lr)
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> Tensor:
         loss, accuracy = self._losses(batch)

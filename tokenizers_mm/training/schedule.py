@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+from lightning.pytorch import LightningModule
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -44,3 +46,16 @@ def build_scheduler(optimizer: Optimizer, *, warmup_steps: int, total_steps: flo
         return lambda step: warmup_cosine(step, warmup_steps=warmup_steps, total_steps=total_steps, floor=floor)
 
     return LambdaLR(optimizer, [factor(min_lr / rate if rate else 0.0) for rate in rates])
+
+
+def planned_steps(module: LightningModule) -> float:
+    """Optimiser steps of the whole run: the trainer's ``max_steps``, or what its ``max_epochs`` come to."""
+    steps = module.trainer.max_steps
+    return float(steps if steps > 0 else module.trainer.estimated_stepping_batches)
+
+
+def scheduled(module: LightningModule, optimizer: Optimizer, warmup_steps: int, min_lr: float | None) -> dict[str, Any]:
+    """What ``configure_optimizers`` of a module with one optimiser returns; without ``min_lr`` the rate stays as it is."""
+    total = math.inf if min_lr is None else planned_steps(module)
+    scheduler = build_scheduler(optimizer, warmup_steps=warmup_steps, total_steps=total, min_lr=min_lr or 0.0)
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step", "name": "lr"}}

@@ -6,7 +6,6 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,10 +56,7 @@ def measure(
         "data": {"name": data.name, "sha256": hashlib.sha256(data.read_bytes()).hexdigest()},
         "settings": {"protocol": source.protocol, "context": context, "season": season, "stride": stride},
         "rows": rows,
-        "machine": environment.machine(),
-        "versions": environment.versions(("scikit-learn", "transformers")),
-        "command": environment.command(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **environment.provenance(("scikit-learn", "transformers")),
     }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenizers_mm.checks import at_least
 from tokenizers_mm.timeseries.synthetic.sample import LENGTHS, Sample, generate
 
 SETTINGS = "corpus.json"
@@ -46,9 +47,8 @@ class CorpusSettings:
     shard_size: int = 256
 
     def __post_init__(self) -> None:
-        for name, least in (("series", 1), ("seed", 0), ("shard_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        at_least(1, series=self.series, shard_size=self.shard_size)
+        at_least(0, seed=self.seed)
         for name, least in (("variates", 1), ("lengths", 200)):
             low, high = getattr(self, name)
             if not least <= low <= high:

@@ -6,7 +6,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -60,10 +59,7 @@ def measure_corpus(
         "faster": median(wall_ratios),
         "faster_on_free_cores": median(cpu_ratios),
         "load": [load, os.getloadavg()[0]],
-        "machine": environment.machine(),
-        "versions": environment.versions(("pyarrow", "PyWavelets")),
-        "command": environment.command(),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        **environment.provenance(("pyarrow", "PyWavelets")),
     }
 
 
