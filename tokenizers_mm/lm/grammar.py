@@ -134,7 +134,8 @@ class Cursor:
 
     def _advance(self, ids: Sequence[int]) -> None:
         """One step further in a segment."""
-        assert self._stream is not None and self._plan is not None
+        assert self._stream is not None
+        assert self._plan is not None
         stream = self.vocabulary.streams[self._stream]
         if not self._final and self.vocabulary.end(stream.name) in ids:
             self._plan, self._final = self._sized(), True
