@@ -81,7 +81,7 @@ def test_whatever_may_be_written_is_a_document(name: str, seed: int) -> None:
     while not cursor.done and len(rows) < 400:
         step: list[int] = []
         for lane in range(vocabulary.lanes):
-            ids = cursor.allowed(lane, step)
+            ids = cursor.allowed(lane, step).ids
             step.append(int(ids[torch.randint(len(ids), (), generator=generator)]))
         rows.append(step)
         cursor.push(step)
@@ -96,11 +96,11 @@ def test_every_id_has_one_meaning_and_one_name() -> None:
     assert len(names) == len(set(names)) == vocabulary.size
     owners = torch.zeros(vocabulary.size, dtype=torch.int64)
     for stream in vocabulary.streams:
-        owners[vocabulary.slice(stream.name)] += 1
+        owners[vocabulary.codes(stream.name)] += 1
         owners[[vocabulary.begin(stream.name), vocabulary.end(stream.name)]] += 1
         for q, size in enumerate(stream.spec.codebook_sizes):
-            part = vocabulary.slice(stream.name, q)
-            assert part.stop - part.start == size
+            part = vocabulary.codes(stream.name, q)
+            assert len(part) == size
             assert names[part.start] == f"<{stream.name}:{q}:0>"
     assert owners[:5].sum() == 0
     assert (owners[5 : 5 + 5] == 0).all()  # labels and none

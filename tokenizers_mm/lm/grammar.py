@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokenizers_mm.lm.choice import Choice
 from tokenizers_mm.lm.plan import BETWEEN, BOS, EMPTY, EOS, FORCED, LABEL, PAD, ROW, Plan
 from tokenizers_mm.lm.vocabulary import Vocabulary
 
@@ -17,7 +18,7 @@ class Annotation:
     """What a model has to know of rows of documents besides their ids.
 
     Args:
-        kinds: int64 ``[B, S, L]``, of each cell, given all before it (see ``Vocabulary.allowed``).
+        kinds: int64 ``[B, S, L]``, of each cell, given all before it (see ``Vocabulary.choices``).
         positions: int64 ``[B, S, 2]``, row and column; of all that is no image the two are the same.
         documents: int64 ``[B, S]``, number of its document in the row; -1 for padding.
     """
@@ -93,13 +94,13 @@ class Cursor:
             return FORCED
         return LABEL if self._steps == 1 and self.vocabulary.classes else BETWEEN
 
-    def allowed(self, lane: int, written: Sequence[int] = ()) -> Tensor:
+    def allowed(self, lane: int, written: Sequence[int] = ()) -> Choice:
         """Ids that may stand in a cell of the next step, given those in the lanes before it."""
         if (kind := self.kind(lane, written)) != FORCED:
-            return self.vocabulary.allowed[kind]
+            return self.vocabulary.choices[kind]
         if self._plan is not None:
-            return self._planned(written).ids[self._inside, lane][None]
-        return torch.tensor([PAD if self.done else EMPTY if lane else BOS])
+            return Choice((int(self._planned(written).ids[self._inside, lane]),))
+        return Choice((PAD if self.done else EMPTY if lane else BOS,))
 
     def _planned(self, written: Sequence[int]) -> Plan:
         """The plan of the item, given what of the next step is written."""

@@ -149,8 +149,13 @@ class Stream:
 
     def tokens(self, frames: Tensor, shape: Sequence[int], side: Mapping[str, Tensor] | None = None) -> Tokens:
         """Inverse of :meth:`codes`: one item from its frames ``[T, columns]``."""
-        ids = frames.unflatten(1, (-1, self.spec.num_codebooks)).transpose(0, 1) if self.by_moment else frames
-        return Tokens(ids.reshape(1, -1, self.spec.num_codebooks), self.spec, torch.tensor([shape]), side or {})
+        return Tokens(self.grid_of(frames)[None], self.spec, torch.tensor([shape]), side or {})
+
+    def grid_of(self, frames: Tensor) -> Tensor:
+        """What belongs to the codes of frames ``[T, columns]`` in the order of tokens, ``[steps, Q]``."""
+        if not self.by_moment:
+            return frames
+        return frames.unflatten(1, (-1, self.spec.num_codebooks)).transpose(0, 1).flatten(0, 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenizers_mm.lm.choice import Choice
 from tokenizers_mm.lm.plan import BETWEEN, BOS, EMPTY, EOS, FORCED, LABEL, PAD, ROW, Plan, make_plan
 from tokenizers_mm.lm.stream import Stream
 from tokenizers_mm.tokens import Tokens
@@ -57,17 +58,14 @@ class Vocabulary:
             self._first.append(first)
         self.size = at
         self._kinds: dict[tuple[int, int, int], int] = {}
-        allowed = [[], self._between(), list(range(len(_SPECIALS), self._tags))]
+        between = Choice((EOS, *(self.begin(name) for name in names)))
+        choices = [Choice(), between, Choice(codes=range(len(_SPECIALS), self._tags))]  # in the order of kinds
         for i, stream in enumerate(self.streams):
             for column, mark in self._cells(i):
-                self._kinds[i, column, mark] = len(allowed)
-                inside = self.slice(stream.name, stream.codebook(column))
-                allowed.append([*([mark] if mark else []), *range(inside.start, inside.stop)])
-        self.allowed = [torch.tensor(ids, dtype=torch.int64) for ids in allowed]
+                self._kinds[i, column, mark] = len(choices)
+                choices.append(Choice((mark,) if mark else (), self.codes(stream.name, stream.codebook(column))))
+        self.choices = tuple(choices)
         self._plan = functools.lru_cache(maxsize=512)(self._make_plan)
-
-    def _between(self) -> list[int]:
-        return [EOS, *(self.begin(stream.name) for stream in self.streams)]
 
     def _cells(self, i: int) -> Iterator[tuple[int, int]]:
         """Columns of a stream with the mark that may stand there instead, 0 for none."""
@@ -122,16 +120,20 @@ class Vocabulary:
             raise ValueError(f"label must be None or below {self.classes}, the number of classes, got {number}")
         return len(_SPECIALS) + (0 if number is None else 1 + number)
 
-    def slice(self, name: str, codebook: int | None = None) -> slice:
+    def codes(self, name: str, codebook: int | None = None) -> range:
         """Ids of a stream's codes, or of one of its codebooks."""
         i = self.index(name)
         sizes, first = self.streams[i].spec.codebook_sizes, self._first[i]
         if codebook is None:
-            return slice(first[0], first[-1] + sizes[-1])
-        return slice(first[codebook], first[codebook] + sizes[codebook])
+            return range(first[0], first[-1] + sizes[-1])
+        return range(first[codebook], first[codebook] + sizes[codebook])
+
+    def modality(self, name: str) -> list[range]:
+        """Ids of the codes of all streams of a modality."""
+        return [self.codes(stream.name) for stream in self.streams if stream.spec.modality == name]
 
     def kind(self, name: str, column: int, mark: int = 0) -> int:
-        """Number of the kind of cells that hold a code of a column or a mark; ``allowed[kind]`` are the ids."""
+        """Number of the kind of cells that hold a code of a column or a mark; ``choices[kind]`` are the ids."""
         return self._kinds[self.index(name), column, mark]
 
     def names(self) -> Iterator[str]:
