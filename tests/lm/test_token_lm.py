@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,7 +114,7 @@ def test_weights_choose_what_counts() -> None:
         network.loss(ids, torch.zeros(ids.shape))
 
 
-def test_a_model_survives_its_folder(tmp_path) -> None:  # noqa: ANN001
+def test_a_model_survives_its_folder(tmp_path: Path) -> None:
     network = model("image", "delayed", classes=2)
     network.save_pretrained(tmp_path)
     again = TokenLM.from_pretrained(tmp_path)
