@@ -20,7 +20,7 @@ import torch
 from constriction import stream
 
 from tokenizers_mm.coding import TOTAL, BitstreamError, whole_model
-from tokenizers_mm.lm.loading import load_lm, shipped_folder
+from tokenizers_mm.lm.loading import load_lm, predictor, shipped_folder
 from tokenizers_mm.lm.predicts import Predicts
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
@@ -45,7 +45,7 @@ class LMCoder:
     def load(cls, source: str | Path) -> Self:
         """A coder by the name of a model that ships, or by its folder."""
         shipped = shipped_folder(str(source)) is not None
-        return cls(load_lm(source), str(source) if shipped else None)
+        return cls(predictor(load_lm(source)), str(source) if shipped else None)
 
     def encode(self, tokens: Tokens) -> bytes:
         """Range coder words for all ids, item after item, little-endian.
