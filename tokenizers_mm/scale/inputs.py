@@ -60,14 +60,14 @@ def find_inputs(
     """The files to tokenize, in a fixed order.
 
     Args:
-        inputs: Files; manifest CSVs (column ``path``, relative to them); folders, searched with their subfolders where they have no
-            ``manifest.csv``; uncompressed tars.
+        inputs: Files; manifest CSVs (column ``path``, relative to them); folders, searched with their subfolders if they have
+            no ``manifest.csv``; uncompressed tars.
         extensions: Suffixes of this modality's files, with dots.
         label: Column of the manifests with the classes; :data:`FOLDER` or :data:`PREFIX`; by default there are none.
         split: Rows of the manifests that count, by their column ``split``; by default all.
 
     Returns:
-        Inputs whose classes are numbers if all are, else names.
+        Inputs whose classes are numbers if all are, else names, and None where there is none.
 
     Raises:
         FileNotFoundError: If an input does not exist.
@@ -86,8 +86,11 @@ def find_inputs(
             raise ValueError(
                 f"{seen[each.key].path} and {each.path} both hold {each.key!r}: tokenize the folder above them"
             )
-    if label is not None and all(str(each.label).isdecimal() for each in found):
-        found = [replace(each, label=int(str(each.label))) for each in found]
+    classes = {str(each.label) for each in found if each.label is not None}
+    if label is not None and not classes:
+        raise ValueError(f"label must be a column of the manifests, {FOLDER!r} or {PREFIX!r}, no input has {label!r}")
+    if all(name.isdecimal() for name in classes):
+        found = [each if each.label is None else replace(each, label=int(each.label)) for each in found]
     return found
 
 
@@ -158,10 +161,7 @@ def _listed(path: Path, suffixes: frozenset[str], label: str | None, split: str 
     items = find_items(path, suffixes, split=split)
     if split is not None and items.split is None:
         raise ValueError(f"split needs a manifest with a column 'split', {path} has none")
-    return [
-        Input(name, items.path(name), _label(name, label, items.about.get(name, {}), path), None)
-        for name in items.names
-    ]
+    return [Input(name, items.path(name), _label(name, label, items.about.get(name, {}))) for name in items.names]
 
 
 def _in_tar(path: Path, suffixes: frozenset[str], label: str | None, split: str | None) -> list[Input]:
@@ -176,23 +176,14 @@ def _in_tar(path: Path, suffixes: frozenset[str], label: str | None, split: str 
         raise ValueError(f"{path} is not an uncompressed tar, or it is damaged: {error}") from None
     if not members:
         raise ValueError(f"{path} holds no files that end in {', '.join(sorted(suffixes))}")
-    return [
-        Input(f"{path.stem}/{m.name}", path, _label(m.name, label, {}, path), m.offset_data, m.size) for m in members
-    ]
+    return [Input(f"{path.stem}/{m.name}", path, _label(m.name, label, {}), m.offset_data, m.size) for m in members]
 
 
-def _label(name: str, label: str | None, about: Mapping[str, str], data: Path) -> Label:
-    """Class of a file by its name and what a manifest says."""
+def _label(name: str, label: str | None, about: Mapping[str, str]) -> Label:
+    """Class of a file by its name and what a manifest says; None where there is none."""
     place = PurePosixPath(name)
-    if label is None:
-        return None
-    if label == FOLDER and place.parent.name:
-        return place.parent.name
-    if label == PREFIX and "_" in place.name:
-        return place.name.partition("_")[0]
-    if label in about:
-        return about[label]
-    wanted = {FOLDER: "lie in a folder", PREFIX: "have a '_' in its name"}.get(
-        label, f"have a value in column {label!r}"
-    )
-    raise ValueError(f"label {label!r}: {name} of {data} must {wanted}")
+    if label == FOLDER:
+        return place.parent.name or None
+    if label == PREFIX:
+        return place.name.partition("_")[0] if "_" in place.name else None
+    return None if label is None else about.get(label)
