@@ -165,11 +165,11 @@ class Vocabulary:
         """
         i = self.index(name)
         codes, shape = self.streams[i].codes(tokens)
-        return self._plan(i, shape).fill(codes + self._offsets(i))
+        return self._plan(i, shape).fill(codes + self.offsets(name))
 
-    def _offsets(self, i: int) -> Tensor:
-        """First id of each column."""
-        stream = self.streams[i]
+    def offsets(self, name: str) -> Tensor:
+        """First id of each column of a stream's frames."""
+        i, stream = self.index(name), self.stream(name)
         return torch.tensor([self._first[i][stream.codebook(column)] for column in range(stream.columns)])
 
     def document(self, segments: Sequence[tuple[str, Tokens]], label: int | None = None) -> Tensor:
@@ -210,7 +210,7 @@ class Vocabulary:
         out = []
         for name, plan, shape, part in self._parse(ids):
             i = self.index(name)
-            stream, offsets = self.streams[i], self._offsets(i)
+            stream, offsets = self.streams[i], self.offsets(name)
             whole = int((plan.step.amax(dim=1) < len(part)).sum()) if len(plan.step) else 0
             if whole < len(plan.step) and (stream.closed or stream.marks_rows):
                 raise ValueError(f"the last {name} breaks off: {whole} of {len(plan.step)} frames are there")
