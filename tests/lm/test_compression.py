@@ -38,6 +38,8 @@ class Strange:
     def __init__(self, seed: int) -> None:
         self.seed, self.fingerprint = seed, hashlib.sha256(bytes([seed])).hexdigest()
 
+    parameters = 1
+
     def coding_order(self, spec: TokenSpec, shape: Sequence[int]) -> np.ndarray:
         return np.arange(math.prod(shape) * spec.num_codebooks)[::-1]
 

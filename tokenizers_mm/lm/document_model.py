@@ -30,6 +30,7 @@ class DocumentModel:
     def __init__(self, network: TokenLM, label: int | None = None) -> None:
         self.network, self.label = network.eval(), label
         self.fingerprint = digest(type(network).__name__, {**network.config, "label": label}, network.state_dict())
+        self.parameters = sum(p.numel() for p in network.parameters())
 
     def coding_order(self, spec: TokenSpec, shape: Sequence[int]) -> np.ndarray:
         """Ids as the stream's pattern writes them: int64 ``[T * Q]``."""

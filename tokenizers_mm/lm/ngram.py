@@ -64,6 +64,11 @@ class TokenNGram:
         """SHA-256 of class, spec and counts."""
         return digest(type(self).__name__, self._config(), self._tensors())
 
+    @property
+    def parameters(self) -> int:
+        """Counts."""
+        return sum(len(table.counts) for table in self.tables)
+
     # -- what it says of tokens ---------------------------------------------------------------------------------------------
 
     def coding_order(self, spec: TokenSpec, shape: Sequence[int]) -> np.ndarray:

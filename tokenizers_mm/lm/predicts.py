@@ -41,3 +41,7 @@ class Predicts(Protocol):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of everything that the predictions depend on, but for library versions."""
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model was trained to: weights, or counts."""
