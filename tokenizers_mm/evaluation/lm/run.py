@@ -148,8 +148,11 @@ class _Work:
 
     def _ngrams(self) -> Iterator[tuple[str, TokenNGram, bool]]:
         """N-grams by name, and whether each is the longest of its context."""
+        spec = self.test[0].spec
         for context in self.plan.contexts:
-            most = most_neighbours(context, self.test[0].spec) + 1
+            if context == "grid" and len(spec.axes) == spec.num_codebooks == 1 and "sequence" in self.plan.contexts:
+                continue  # the same ids are near
+            most = most_neighbours(context, spec) + 1
             orders = sorted(order for order in self.plan.orders if order <= most)
             for order in orders:
                 if order == 1 and context != self.plan.contexts[0]:
