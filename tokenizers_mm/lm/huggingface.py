@@ -89,7 +89,7 @@ class HuggingFaceLM(nn.Module):
         documents ``[B, S, 1]``, or strings.
     """
 
-    def __init__(self, model: str, streams: Sequence[Mapping[str, Any]], classes: int = 0) -> None:
+    def __init__(self, model: str, streams: Sequence[Mapping[str, Any]], classes: int | Sequence[str] = 0) -> None:
         super().__init__()
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
