@@ -18,7 +18,7 @@ from torch import Tensor
 from tokenizers_mm import bitstream
 from tokenizers_mm.cli import main
 from tokenizers_mm.coding import TOTAL
-from tokenizers_mm.lm import loading
+from tokenizers_mm.language_models import load_lm
 from tokenizers_mm.lm.compression import LMCoder, whole_weights
 from tokenizers_mm.lm.ngram import TokenNGram
 from tokenizers_mm.tokens import Tokens, TokenSpec
@@ -38,7 +38,7 @@ class Strange:
     def __init__(self, seed: int) -> None:
         self.seed, self.fingerprint = seed, hashlib.sha256(bytes([seed])).hexdigest()
 
-    parameters = 1
+    num_parameters = 1
 
     def coding_order(self, spec: TokenSpec, shape: Sequence[int]) -> np.ndarray:
         return np.arange(math.prod(shape) * spec.num_codebooks)[::-1]
@@ -197,8 +197,8 @@ def test_tokens_save_and_load_with_a_model_by_name(
     with pytest.raises(FileNotFoundError, match="no language model 'other'"):
         tokens.save(path, lm="other")
     (tmp_path / "lm" / "config.json").write_text('{"class": "VQGAN"}')
-    with pytest.raises(ValueError, match="class must be one of"):
-        loading.load_lm(tmp_path / "lm")
+    with pytest.raises(ValueError, match="must hold a language model, one of"):
+        load_lm(tmp_path / "lm")
 
 
 def test_threads_are_one_while_coding_and_as_before_after(ngram: TokenNGram, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,7 @@ import torch
 from tests.lm.test_vocabulary import STREAMS, item
 from tokenizers_mm import bitstream
 from tokenizers_mm.lm.compression import LMCoder
-from tokenizers_mm.lm.document_model import DocumentModel
-from tokenizers_mm.lm.loading import predictor
+from tokenizers_mm.lm.document_model import DocumentModel, predictor
 from tokenizers_mm.lm.predicts import Predicts
 from tokenizers_mm.lm.token_lm import TokenLM
 from tokenizers_mm.tokens import Tokens

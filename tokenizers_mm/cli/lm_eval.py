@@ -95,4 +95,4 @@ def count(
             batches(items), order=order, context="grid" if grid else "sequence", min_count=min_count
         )
         model.save_pretrained(output)
-    out.print(f"[green]written[/]: {output}, {model.parameters} counts", highlight=False)
+    out.print(f"[green]written[/]: {output}, {model.num_parameters} counts", highlight=False)

@@ -20,7 +20,7 @@ import torch
 from constriction import stream
 
 from tokenizers_mm.coding import TOTAL, BitstreamError, whole_model
-from tokenizers_mm.lm.loading import load_lm, predictor, shipped_folder
+from tokenizers_mm.lm.document_model import predictor
 from tokenizers_mm.lm.predicts import Predicts
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
@@ -43,9 +43,15 @@ class LMCoder:
 
     @classmethod
     def load(cls, source: str | Path) -> Self:
-        """A coder by the name of a model that ships, or by its folder."""
-        shipped = shipped_folder(str(source)) is not None
-        return cls(predictor(load_lm(source)), str(source) if shipped else None)
+        """A coder by the name of a model that ships, or by its folder.
+
+        Raises:
+            FileNotFoundError, ValueError: As :func:`tokenizers_mm.language_models.load_lm`.
+            TypeError: If the model is of something else than codecs' tokens.
+        """
+        from tokenizers_mm.language_models import list_lms, load_lm  # above: what is found by name
+
+        return cls(predictor(load_lm(source)), str(source) if str(source) in list_lms() else None)
 
     def encode(self, tokens: Tokens) -> bytes:
         """Range coder words for all ids, item after item, little-endian.
@@ -123,7 +129,9 @@ def shipped_coder(name: str) -> LMCoder:
     Raises:
         BitstreamError: If it does not.
     """
-    if shipped_folder(name) is None:
+    from tokenizers_mm.language_models import list_lms  # above: what is found by name
+
+    if name not in list_lms():
         raise BitstreamError(
             f"its ids are coded with the language model {name!r}, which does not ship: give its folder as lm"
         )

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tokenizers_mm.lm.grammar import annotate
+from tokenizers_mm.lm.predicts import Predicts
 from tokenizers_mm.lm.stream import Stream
 from tokenizers_mm.lm.token_lm import TokenLM
 from tokenizers_mm.tokens import Tokens, TokenSpec
@@ -30,7 +31,7 @@ class DocumentModel:
     def __init__(self, network: TokenLM, label: int | None = None) -> None:
         self.network, self.label = network.eval(), label
         self.fingerprint = digest(type(network).__name__, {**network.config, "label": label}, network.state_dict())
-        self.parameters = sum(p.numel() for p in network.parameters())
+        self.num_parameters = sum(p.numel() for p in network.parameters())
 
     def coding_order(self, spec: TokenSpec, shape: Sequence[int]) -> np.ndarray:
         """Ids as the stream's pattern writes them: int64 ``[T * Q]``."""
@@ -62,6 +63,19 @@ class DocumentModel:
                 f"the language model must have one stream of tokens of spec {spec.fingerprint}, got {len(found)} of {names}"
             )
         return found[0]
+
+
+def predictor(model: Predicts | nn.Module) -> Predicts:
+    """A language model as one that predicts the ids of an item: itself, or what a network says of items on their own.
+
+    Raises:
+        TypeError: If it is no language model of tokens.
+    """
+    if isinstance(model, TokenLM):
+        return DocumentModel(model)
+    if not isinstance(model, Predicts):
+        raise TypeError(f"model must be a language model of tokens, got {type(model).__name__}")
+    return model
 
 
 class Writing:

@@ -65,7 +65,7 @@ class TokenNGram:
         return digest(type(self).__name__, self._config(), self._tensors())
 
     @property
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         """Counts."""
         return sum(len(table.counts) for table in self.tables)
 

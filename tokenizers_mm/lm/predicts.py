@@ -43,5 +43,5 @@ class Predicts(Protocol):
         """SHA-256 of everything that the predictions depend on, but for library versions."""
 
     @property
-    def parameters(self) -> int:
+    def num_parameters(self) -> int:
         """How many numbers the model was trained to: weights, or counts."""

@@ -194,9 +194,7 @@ def test_models_are_measured_beside_ngrams_and_shown(tokens: Path, monkeypatch: 
     shown = [table.columns[0]._cells for table in report.tables()]
     assert shown == [["equally likely ids", ".mmt without a model", *names]]
     page = write_page(report, tokens / "page.html", kept=tokens / "kept", limit=2).read_text()
-    assert (
-        page.count("<audio") == page.count("<img") == 2 * 5
-    )  # of the 1-gram, which is no model's rival, nothing is drawn
+    assert page.count("<audio") == page.count("<img") == 2 * 4  # held-out, both models, and the longest n-gram
     assert not re.search(r"""(src|href)=["'](?!data:)""", page)
     assert "<script" not in page
 

@@ -17,7 +17,8 @@ from tokenizers_mm.evaluation.lm.samples import compare, draw, set_metrics, writ
 from tokenizers_mm.evaluation.lm.scores import measure_bits, measure_files, rate_of
 from tokenizers_mm.evaluation.lm.sources import batches, fingerprint, read
 from tokenizers_mm.evaluation.summarise import rate_unit
-from tokenizers_mm.lm.loading import load_lm, predictor
+from tokenizers_mm.language_models import load_lm
+from tokenizers_mm.lm.document_model import predictor
 from tokenizers_mm.lm.neighbours import most_neighbours
 from tokenizers_mm.lm.ngram import TokenNGram
 from tokenizers_mm.lm.predicts import Predicts
@@ -166,7 +167,7 @@ class _Work:
         some = self.test[: self.plan.files] if files else []
         return replace(
             row,
-            parameters=model.parameters,
+            parameters=model.num_parameters,
             fingerprint=model.fingerprint,
             bits=measure_bits(model, self.test),
             files=measure_files(model, some) if some else None,
