@@ -118,7 +118,9 @@ class _Media:
 
     def _shown(self, source: Tested, row: Row) -> Iterator[str]:
         spec = TokenSpec.from_dict(source.spec)
-        for name in row.kept[: self.limit] if self.folder else ():
+        if self.folder is None:
+            return
+        for name in row.kept[: self.limit]:
             try:
                 figure = _figure(registry.wing(spec.modality, "show").render(self.folder / name, spec), name)
             except (OSError, ValueError) as error:

@@ -130,12 +130,12 @@ class LMReport:
         per_id = MISSING if bits is None else _number(bits.per_id, 3)
         return (
             per_id if bits is None or bits.ci95 is None else f"{per_id} ±{bits.ci95:.3f}",
-            _number(bits and bits.rate, 4),
+            _number(None if bits is None else bits.rate, 4),
             MISSING if bits is None else f"{bits.per_id / source.nominal:.1%}",
-            _number(files and files.bits_per_id, 3),
-            _number(files and files.plain_bits_per_id, 3),
-            _number(samples and samples.divergence, 4),
-            *(_number(samples and samples.metrics.get(key), 3) for key in keys),
+            _number(None if files is None else files.bits_per_id, 3),
+            _number(None if files is None else files.plain_bits_per_id, 3),
+            _number(None if samples is None else samples.divergence, 4),
+            *(_number(None if samples is None else samples.metrics.get(key), 3) for key in keys),
         )
 
     def tables(self) -> Iterable[Table]:
