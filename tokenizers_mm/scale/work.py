@@ -177,13 +177,13 @@ def _load(example: Example) -> Loaded | Broken:
 
 def _encode_batch(waiting: Sequence[tuple[Example, Loaded | Broken]], codec: Codec) -> Iterator[Item | Broken]:
     """Each example's item, those of equal sizes encoded together."""
-    groups: dict[object, list[int]] = {}
-    for i, (_, loaded) in enumerate(waiting):
+    groups: dict[object, dict[int, tuple[Example, Loaded]]] = {}
+    for i, (example, loaded) in enumerate(waiting):
         if isinstance(loaded, Loaded):
-            groups.setdefault(_group(loaded.signal, codec), []).append(i)
+            groups.setdefault(_group(loaded.signal, codec), {})[i] = example, loaded
     tokens: dict[int, Tokens | Broken] = {}
     for members in groups.values():
-        tokens |= zip(members, _encode([waiting[i] for i in members], codec), strict=True)
+        tokens |= zip(members, _encode(list(members.values()), codec), strict=True)
     for i, (example, loaded) in enumerate(waiting):
         found = loaded if isinstance(loaded, Broken) else tokens[i]
         yield found if isinstance(found, Broken) else Item(example.key, found, example.label)
