@@ -51,7 +51,7 @@ def test_losses_are_those_of_a_softmax_over_what_may_stand_there(name: str) -> N
     assert torch.allclose(network.loss(ids), found[:, 1:][told].mean())
 
 
-@pytest.mark.parametrize("rope", ["1d"])
+@pytest.mark.parametrize("rope", ["1d", "2d"])
 def test_padding_and_neighbours_change_nothing(rope: str) -> None:
     network = model("image", "delayed", rope=rope)
     one, two = document(network, "image", seed=1), document(network, "delayed", "image", seed=2)

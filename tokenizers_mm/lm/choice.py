@@ -31,6 +31,11 @@ class Choice:
         """All of them, int64 ``[n]``, marks first."""
         return torch.tensor([*self.marks, *self.codes], dtype=torch.int64)
 
+    @property
+    def first(self) -> int:
+        """The first of them; the only one, where there is no choice."""
+        return self.marks[0] if self.marks else self.codes[0]
+
     def place(self, ids: Tensor) -> Tensor:
         """Where ids, which must be among them, are in :attr:`ids`."""
         place = ids - self.codes.start + len(self.marks)

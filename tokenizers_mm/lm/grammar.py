@@ -79,12 +79,24 @@ class Cursor:
         self._steps, self._origin = 0, 0  # written so far; where the segment begins
         self._stream: int | None = None
         self._plan: Plan | None = None
+        self._last: Plan | None = None
         self._inside, self._final, self._width = 0, False, 0
 
     @property
     def stream(self) -> str | None:
         """Stream of the item that is being written."""
         return None if self._stream is None else self.vocabulary.streams[self._stream].name
+
+    @property
+    def plan(self) -> Plan:
+        """Of the item that is being written or was last; while its size is not known, of a larger one.
+
+        Raises:
+            ValueError: If there was none.
+        """
+        if self._last is None:
+            raise ValueError("no item has begun")
+        return self._last
 
     def kind(self, lane: int, written: Sequence[int] = ()) -> int:
         """Kind of a cell of the next step, given the ids in the lanes before it."""
@@ -131,7 +143,7 @@ class Cursor:
             self._stream = self.vocabulary.begins(ids[0])
             self._inside, self._width = 1, 0
             self._final = self.vocabulary.streams[self._stream].closed
-            self._plan = self._current()
+            self._plan = self._last = self._current()
 
     def _advance(self, ids: Sequence[int]) -> None:
         """One step further in a segment."""
@@ -145,8 +157,9 @@ class Cursor:
         row, column = self._plan.positions[self._inside].tolist()
         self.position = self._origin + row, self._origin + column
         self._inside += 1
+        self._last = self._plan
         if not self._final:
-            self._plan = self._current()
+            self._plan = self._last = self._current()
         elif self._inside >= len(self._plan.ids):
             self._origin += self._plan.extent
             self._plan = self._stream = None

@@ -147,6 +147,34 @@ class Stream:
             return grid.transpose(0, 1).flatten(1), shape
         return grid.flatten(0, -2), shape
 
+    def beginning(self, tokens: Tokens, shape: Sequence[int] | None) -> Tensor:
+        """Frames ``[T', columns]`` of the beginning of an item: its first moments, or first rows.
+
+        Args:
+            tokens: One item.
+            shape: Of the whole, if it is known.
+
+        Raises:
+            ValueError: If the tokens are not the beginning of such an item.
+        """
+        if tokens.spec != self.spec or len(tokens) != 1:
+            raise ValueError(f"prompt must be one item of {self.spec}, got {len(tokens)} of {tokens.spec}")
+        have = tuple(tokens.shapes[0].tolist())
+        growing = len(have) - 1 if len(have) == 1 or self.by_moment else 0
+        whole = have if shape is None else shape
+        rest = [(n, m) for axis, (n, m) in enumerate(zip(have, whole, strict=True)) if axis != growing]
+        fixed = self.grid[:growing] + self.grid[growing + 1 :]
+        if have[growing] > whole[growing] or any(n != m for n, m in rest):
+            raise ValueError(f"prompt must be the beginning of a grid {whole}, got {have}")
+        if any(own not in (None, n) for (n, _), own in zip(rest, fixed, strict=True)) or (
+            self.marks_rows and shape is None
+        ):
+            raise ValueError(
+                f"prompt must fit grids {self.grid}, of a shape that is given where all differ, got {have}"
+            )
+        grid = tokens.grid(0)
+        return grid.transpose(0, 1).flatten(1) if self.by_moment else grid.flatten(0, -2)
+
     def tokens(self, frames: Tensor, shape: Sequence[int], side: Mapping[str, Tensor] | None = None) -> Tokens:
         """Inverse of :meth:`codes`: one item from its frames ``[T, columns]``."""
         return Tokens(self.grid_of(frames)[None], self.spec, torch.tensor([shape]), side or {})

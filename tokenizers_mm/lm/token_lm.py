@@ -7,7 +7,8 @@ training too, so that nothing is spent on what follows from the format.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,11 @@ from torch.nn import functional as F
 from tokenizers_mm.lm.backbone import Transformer
 from tokenizers_mm.lm.choice import Choice
 from tokenizers_mm.lm.grammar import Annotation, annotate
+from tokenizers_mm.lm.sampling import Sampling
+from tokenizers_mm.lm.stream import Stream
 from tokenizers_mm.lm.vocabulary import BOS, EMPTY, FORCED, PAD, Vocabulary
+from tokenizers_mm.lm.writer import Order, Part, Writer
+from tokenizers_mm.lm.writing import write
 from tokenizers_mm.stored import Stored
 from tokenizers_mm.tokens import Tokens
 
@@ -27,7 +32,7 @@ class TokenLM(Stored):
 
     Args:
         streams: Whose tokens it models (see :class:`~tokenizers_mm.lm.stream.Stream`); ``{"name": ..., "codec": ...}`` does.
-        classes: Labels of documents.
+        classes: Labels of documents: their number, or their names.
         dim: Width D.
         layers: Blocks.
         heads: Of queries.
@@ -48,7 +53,7 @@ class TokenLM(Stored):
     def __init__(
         self,
         streams: Sequence[Mapping[str, Any]],
-        classes: int = 0,
+        classes: int | Sequence[str] = 0,
         dim: int = 256,
         layers: int = 6,
         heads: int = 4,
@@ -68,7 +73,17 @@ class TokenLM(Stored):
             raise ValueError(f"label_dropout must be from 0 to 1, got {label_dropout}")
         self.vocabulary = Vocabulary(streams, classes)
         self.rope, self.label_dropout = rope, label_dropout
-        self.transformer = Transformer(dim, layers, heads, kv_heads, hidden, dropout, qk_norm=qk_norm)
+        self.transformer = Transformer(
+            dim,
+            layers,
+            heads,
+            kv_heads,
+            hidden,
+            dropout,
+            qk_norm=qk_norm,
+            rope_axes=2 if rope == "2d" else 1,
+            checkpointing=checkpointing,
+        )
         self.embedding = nn.Embedding(self.vocabulary.size, dim)
         self.coming = nn.Embedding(len(self.vocabulary.choices), dim)  # the kind of the next step's first cell
         self.head = nn.Linear(dim, self.vocabulary.size, bias=False)
@@ -159,8 +174,91 @@ class TokenLM(Stored):
             [ids[..., :1].masked_fill(dropped[..., None], self.vocabulary.label(None)), ids[..., 1:]], dim=-1
         )
 
+    def logits(self, features: Tensor, choices: Iterable[Choice]) -> Tensor:
+        """Logits ``[N, V]`` of what may come; of all else they are zero and mean nothing."""
+        weight = self.head.weight
+        out = features.new_zeros(len(features), len(weight))
+        for choice in choices:
+            codes, marks = slice(choice.codes.start, choice.codes.stop), list(choice.marks)
+            out[:, codes] = features @ weight[codes].T
+            out[:, marks] = features @ weight[marks].T
+        return out
+
+    def generate(
+        self,
+        stream: str,
+        prompt: Tokens | None = None,
+        *,
+        labels: Sequence[int | str | None] | None = None,
+        before: Sequence[Sequence[Part]] | None = None,
+        shape: Sequence[int] | None = None,
+        count: int = 1,
+        max_steps: int = 1024,
+        sampling: Sampling | Sequence[Sampling] = Sampling(),
+        seed: int | None = None,
+        on_tokens: Callable[[Tokens], None] | None = None,
+    ) -> Tokens:
+        """Items of a stream, which its codec decodes.
+
+        Args:
+            stream: What to write.
+            prompt: Beginnings of the items, one for each.
+            labels: Of the documents, one for each item; None for none.
+            before: Items that each document holds before, by stream, one list for each.
+            shape: Of the items' grids; by default the model ends them, if they differ at all.
+            count: Items, where nothing else tells.
+            max_steps: Steps that are drawn at most; an item that is not complete by then ends with its last whole frame.
+            sampling: How ids are drawn, in all lanes or in each; guidance is away from documents without label and ``before``.
+            seed: Of the draws; every item has its own, so that it does not depend on the others.
+            on_tokens: Gets the new whole frames of a single item as they come.
+
+        Raises:
+            ValueError: If arguments contradict each other or the vocabulary, or a fixed grid is not complete.
+        """
+        counts = {len(given) for given in (prompt, labels, before) if given is not None} or {count}
+        if len(counts) > 1 or (on_tokens is not None and counts != {1}):
+            raise ValueError(
+                f"prompt, labels and before must be of as many items, one with on_tokens, got {sorted(counts)}"
+            )
+        (rows,) = counts
+        orders = [
+            Order(
+                stream,
+                None if labels is None else labels[i],
+                () if before is None else before[i],
+                None if prompt is None else prompt[i],
+                None if shape is None else tuple(shape),
+            )
+            for i in range(rows)
+        ]
+        source = self.vocabulary.stream(stream)
+        if on_tokens is not None and (source.closed or source.marks_rows):
+            raise ValueError(f"on_tokens needs a stream that goes on in time, {stream!r} has grids {source.grid}")
+        report = None if on_tokens is None else _Reporter(source, on_tokens)
+        writers = write(self, orders, max_steps, sampling, _generators(seed, rows, self.device), report)
+        found = Tokens.cat([writer.parts[-1][1] for writer in writers])
+        side = {} if prompt is None else {k: v for k, v in prompt.side.items() if k not in ("size", "missing")}
+        return replace(found, side=side)
+
+    def compose(
+        self,
+        labels: Sequence[int | str | None] | None = None,
+        *,
+        before: Sequence[Sequence[Part]] | None = None,
+        count: int = 1,
+        max_steps: int = 1024,
+        sampling: Sampling | Sequence[Sampling] = Sampling(),
+        seed: int | None = None,
+    ) -> list[list[Part]]:
+        """Whole documents: whatever items come until each ends; arguments as for :meth:`generate`."""
+        rows = len(labels) if labels is not None else len(before) if before is not None else count
+        orders = [
+            Order(None, None if labels is None else labels[i], () if before is None else before[i]) for i in range(rows)
+        ]
+        return [w.parts for w in write(self, orders, max_steps, sampling, _generators(seed, rows, self.device))]
+
     @torch.no_grad()
-    def score(self, tokens: Tokens, stream: str, labels: Sequence[int | None] | None = None) -> Tensor:
+    def score(self, tokens: Tokens, stream: str, labels: Sequence[int | str | None] | None = None) -> Tensor:
         """Nats of each code of items that are documents of their own.
 
         Args:
@@ -186,3 +284,22 @@ class TokenLM(Stored):
             grid = source.grid_of(frames)
             out[i, : len(grid)] = grid
         return out
+
+
+class _Reporter:
+    """Passes on the frames of an item as they become whole."""
+
+    def __init__(self, stream: Stream, tell: Callable[[Tokens], None]) -> None:
+        self.stream, self.tell, self.told = stream, tell, 0
+
+    def __call__(self, writer: Writer) -> None:
+        if (frames := writer.frames) > self.told:
+            item = writer.parts[-1][1]
+            codes, _ = self.stream.codes(item)
+            new = codes[self.told : frames]
+            self.tell(self.stream.tokens(new, self.stream.open_shape(len(new))))
+            self.told = frames
+
+
+def _generators(seed: int | None, rows: int, device: torch.device) -> list[torch.Generator] | None:
+    return None if seed is None else [torch.Generator(device).manual_seed(seed + row) for row in range(rows)]
