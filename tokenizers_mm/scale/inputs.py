@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
@@ -123,7 +124,7 @@ def examples(
         if lines:
             yield from _lines(each, files, spec, options)
         else:
-            yield Example(each.key, lambda each=each: _load(each, files, spec, window, options), each.label)
+            yield Example(each.key, partial(_load, each, files, spec, window, options), each.label)
 
 
 def _load(each: Input, files: ModuleType, spec: TokenSpec, window: float, options: Mapping[str, Any]) -> Loaded:

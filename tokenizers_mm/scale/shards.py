@@ -28,7 +28,7 @@ SUFFIX = ".parquet"
 VERSION = 1
 _METADATA = b"tokenizers_mm.tokens"
 _PART = ".part"
-_GROUP_BYTES, _GROUP_ITEMS = 2**22, 2**13
+_GROUP_BYTES, _GROUP_ITEMS = 2**22, 2**11
 
 
 class ShardError(ValueError):
