@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tokenizers_mm.lm.choice import Choice
 from tokenizers_mm.lm.grammar import annotate
 from tokenizers_mm.lm.predicts import Predicts
 from tokenizers_mm.lm.stream import Stream
@@ -28,7 +29,7 @@ class DocumentModel:
         label: The class that items are taken to be of, where it has classes; None for any.
     """
 
-    def __init__(self, network: TokenLM, label: int | None = None) -> None:
+    def __init__(self, network: TokenLM, label: int | str | None = None) -> None:
         self.network, self.label = network.eval(), label
         self.fingerprint = digest(type(network).__name__, {**network.config, "label": label}, network.state_dict())
         self.num_parameters = sum(p.numel() for p in network.parameters())
@@ -101,17 +102,23 @@ class Writing:
         self._columns = (order % stream.spec.num_codebooks).tolist()
         self._codes = [vocabulary.codes(stream.name, q) for q in range(stream.spec.num_codebooks)]
         self._cache = self.network.transformer.cache(1, self._ids.shape[1])
-        self._features = torch.empty(0)
+        self._features = torch.empty(0)  # 1, D
         self._at = 0
 
     @torch.no_grad()
     def probabilities(self) -> np.ndarray:
         """Of each id of the next codebook, float64 ``[K]``."""
-        step = self._cells[self._at][0]
+        step, lane = self._cells[self._at]
         while self._cache.length < step:
             self._advance()
-        codes = self._codes[self._columns[self._at]]
-        logits = self._features @ self.network.head.weight[codes.start : codes.stop].T
+        choice = Choice(codes=self._codes[self._columns[self._at]])
+        if self.network.depth is None:
+            logits = choice.logits(self._features, self.network.head.weight)[0]
+        else:
+            known = self._ids[:, step : step + 1].to(
+                self.network.device
+            )  # a cell without a code yet changes none before it
+            logits = self.network.depth(self._features[None], known)[0, 0, lane, self.network.depth.of(choice)]
         return logits.double().softmax(dim=0).cpu().numpy()
 
     def push(self, code: int) -> None:
@@ -125,4 +132,4 @@ class Writing:
         at, device = self._cache.length, self.network.device
         now = slice(at, at + 1)
         x = self.network.embed(self._ids[:, now].to(device), self._coming[:, now].to(device))
-        self._features = self.network.transformer(x, None, self._cache, self._positions[:, now].to(device))[0, 0]
+        self._features = self.network.transformer(x, None, self._cache, self._positions[:, now].to(device))[0]
