@@ -192,9 +192,9 @@ def test_folders_of_something_else_are_refused(tmp_path: Path) -> None:
 
 def test_bad_arguments_are_named() -> None:
     model = TokenNGram.learn([BATCHES["audio"]], order=2)
-    with pytest.raises(ValueError, match="expected tokens of codebooks"):
+    with pytest.raises(ValueError, match="expected tokens of TokenSpec"):
         model.nll(BATCHES["image"])
-    with pytest.raises(ValueError, match="expected tokens of codebooks"):
+    with pytest.raises(ValueError, match="expected tokens of TokenSpec"):
         model.start(IMAGE, (2, 2))
     with pytest.raises(ValueError, match="at least one id"):
         TokenNGram.learn([audio(0, (0,))])

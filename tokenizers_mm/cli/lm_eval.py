@@ -44,8 +44,8 @@ def evaluate(
     from tokenizers_mm.evaluation.lm.plan import Source, load_plan
     from tokenizers_mm.evaluation.lm.run import evaluate_lms
 
-    if (train is None) != (test is None):
-        raise ValueError("--train and --test go together")
+    if (train is None) != (test is None) or (codec is not None and test is None):
+        raise ValueError("--train and --test go together, and --codec with them")
     for option, path in (("--output", output), ("--html", html)):
         if path is not None and not path.absolute().parent.is_dir():
             raise FileNotFoundError(f"{option} must be in a folder that exists, got {str(path)!r}")

@@ -51,7 +51,8 @@ class LMCoder:
         """
         from tokenizers_mm.language_models import list_lms, load_lm  # above: what is found by name
 
-        return cls(predictor(load_lm(source)), str(source) if str(source) in list_lms() else None)
+        ships = not Path(source).is_dir() and str(source) in list_lms()
+        return cls(predictor(load_lm(source)), str(source) if ships else None)
 
     def encode(self, tokens: Tokens) -> bytes:
         """Range coder words for all ids, item after item, little-endian.
@@ -129,13 +130,14 @@ def shipped_coder(name: str) -> LMCoder:
     Raises:
         BitstreamError: If it does not.
     """
-    from tokenizers_mm.language_models import list_lms  # above: what is found by name
+    from tokenizers_mm import registry  # above: what is found by name
+    from tokenizers_mm.language_models import list_lms, load_lm
 
     if name not in list_lms():
         raise BitstreamError(
             f"its ids are coded with the language model {name!r}, which does not ship: give its folder as lm"
         )
-    return LMCoder.load(name)
+    return LMCoder(predictor(load_lm(registry.data_path("checkpoints") / name)), name)
 
 
 def whole_weights(probabilities: np.ndarray, size: int) -> np.ndarray:
@@ -146,7 +148,7 @@ def whole_weights(probabilities: np.ndarray, size: int) -> np.ndarray:
     """
     if probabilities.shape != (size,) or probabilities.dtype != np.float64:
         raise ValueError(f"probabilities must be float64 [{size}], got {probabilities.dtype} {probabilities.shape}")
-    if not (probabilities.min() >= 0 and abs(probabilities.sum() - 1) < 1e-6):  # NaN fails, too
+    if not (probabilities.min() >= 0 and abs(probabilities.sum() - 1) < 1e-9):  # NaN fails, too
         raise ValueError(f"probabilities must be 0 or more and sum to 1, got a sum of {probabilities.sum()}")
     free = TOTAL - size
     weights = np.floor(probabilities * free)

@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
 Context = Literal["sequence", "grid"]
+_LONGEST = 16  # ids before that a sequence takes at most
 
 
 @lru_cache(maxsize=64)
@@ -51,7 +52,7 @@ def neighbours(context: Context, shape: tuple[int, ...], columns: int, count: in
 
 def most_neighbours(context: Context, spec: TokenSpec) -> int:
     """How many neighbours there are to ask for."""
-    return 16 if context == "sequence" else len(_around(len(spec.axes), spec.num_codebooks))
+    return _LONGEST if context == "sequence" else len(_around(len(spec.axes), spec.num_codebooks))
 
 
 def global_ids(tokens: Tokens) -> np.ndarray:

@@ -84,10 +84,8 @@ class TokenNGram:
     def nll(self, tokens: Tokens) -> Tensor:
         """Nats of each id given those before it, float64 ``[B, T, Q]``; 0 in the padding."""
         self._check_spec(tokens.spec)
-        flat, columns = (
-            np.zeros((len(tokens), tokens.ids.shape[1] * self.spec.num_codebooks)),
-            np.arange(self.spec.num_codebooks),
-        )
+        columns = np.arange(self.spec.num_codebooks)
+        flat = np.zeros((len(tokens), tokens.ids.shape[1] * len(columns)))
         for rows, near, codes in _gathered(tokens, self.context, self.order - 1):
             p = self._likelihood(np.tile(columns, codes.size // len(columns)), near, codes.reshape(-1))
             flat[rows, : codes.shape[1]] = -np.log(p).reshape(codes.shape)
@@ -115,11 +113,8 @@ class TokenNGram:
         return p
 
     def _check_spec(self, spec: TokenSpec) -> None:
-        if (spec.codebook_sizes, spec.axes) != (self.spec.codebook_sizes, self.spec.axes):
-            raise ValueError(
-                f"expected tokens of codebooks {self.spec.codebook_sizes} along {self.spec.axes}, "
-                f"got {spec.codebook_sizes} along {spec.axes}"
-            )
+        if spec != self.spec:
+            raise ValueError(f"expected tokens of {self.spec}, got those of {spec}")
 
     # -- learning -----------------------------------------------------------------------------------------------------------
 
@@ -187,7 +182,7 @@ class TokenNGram:
             return cls(TokenSpec.from_dict(config["spec"]), tables, context=config["context"])
         except KeyError as error:
             raise ValueError(f"{folder}: {WEIGHTS} lacks {error}") from None
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, IndexError) as error:
             raise ValueError(f"{folder}: {error}") from None
 
     def _config(self) -> dict[str, Any]:

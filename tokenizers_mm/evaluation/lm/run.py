@@ -17,6 +17,7 @@ from tokenizers_mm.evaluation.lm.samples import compare, draw, set_metrics, writ
 from tokenizers_mm.evaluation.lm.scores import measure_bits, measure_files, rate_of
 from tokenizers_mm.evaluation.lm.sources import batches, fingerprint, read
 from tokenizers_mm.evaluation.summarise import rate_unit
+from tokenizers_mm.evaluation.tables import short_names
 from tokenizers_mm.language_models import load_lm
 from tokenizers_mm.lm.document_model import predictor
 from tokenizers_mm.lm.neighbours import most_neighbours
@@ -49,7 +50,7 @@ def evaluate_lms(
     Raises:
         ValueError: If no source is there, or a model knows the tokens of none.
     """
-    loaded = {Path(name).name: predictor(load_lm(name)) for name in models}
+    loaded = {short: predictor(load_lm(name)) for name, short in short_names(map(str, models)).items()}
     sources: list[Tested] = []
     rows: list[Row] = []
     notes: list[str] = []
