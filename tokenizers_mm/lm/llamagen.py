@@ -56,6 +56,8 @@ class LlamaGen(Stored):
         with ``valid [B, caption_steps]``.
     """
 
+    null_caption: Tensor
+
     def __init__(
         self,
         vocabulary_size: int = 16384,
