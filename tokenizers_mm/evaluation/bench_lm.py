@@ -115,8 +115,7 @@ def training(ours: DecoderLM, theirs: nn.Module, *, batch: int, length: int, rou
 
 
 def race(runs: dict[str, Callable[[], Tensor]], rounds: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What contenders find in a first run that is not timed; medians of their seconds, in turns, and of how many times longer than
-    ours transformers takes in a round."""
+    """What contenders find in a first run that is not timed; medians of their seconds, in turns, and of the ratio to ours."""
     wall: dict[str, list[float]] = {name: [] for name in runs}
     processor: dict[str, list[float]] = {name: [] for name in runs}
     first = {name: run() for name, run in runs.items()}
