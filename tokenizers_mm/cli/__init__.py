@@ -15,6 +15,7 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     forecasting,
     modelling,
     probing,
+    retrofitting,
     streaming,
     text,
     training,
