@@ -131,20 +131,17 @@ def test_what_the_model_says_after_parts_teaches(base: SubwordBase) -> None:
     same = task.divergence(plain, base.inputs[:0], LINES)
     assert len(same) == sum(plain.prefix) - len(LINES)
     torch.testing.assert_close(same, torch.zeros_like(same), atol=1e-5, rtol=0)
-    sampled = merge_prefixes(base, LINES[:1], [0.7], 3)
+    sampled = merge_prefixes(base, LINES[1:2], [0.7], 3)
     inputs = RandomEmbeddings(base.inputs)(sampled.tokens)[0]
-    found = task.divergence(sampled, inputs, LINES[:1])
-    table = [*base.pieces.tokens, *sampled.tokens]
-    ids = [i if i < 4096 else i + 2 for i in [base.start, *sampled.rows[0]]]
-    whole = torch.cat([base.inputs, inputs])
-    said = (base.features(whole[torch.tensor([ids])])[0] @ base.outputs.T).log_softmax(dim=-1)
-    true = (base.features(base.inputs[torch.tensor([[base.start, *plain.rows[0]]])])[0] @ base.outputs.T).log_softmax(
-        -1
-    )
+    found = task.divergence(sampled, inputs, LINES[1:2])
+    table, whole = [*base.pieces.tokens, *sampled.tokens], torch.cat([base.inputs, inputs])
+    parts, tokens = plain.rows[1], sampled.rows[0]
+    ids = [[base.start, *parts], [base.start, *(i if i < 4096 else i + 2 for i in tokens)]]
+    true, said = ((base.features(whole[torch.tensor([row])])[0] @ base.outputs.T).log_softmax(dim=-1) for row in ids)
     wanted = []
-    for place in range(1, len(sampled.rows[0])):  # plainly: where the bytes read are the same
-        read = b"".join(table[i] for i in sampled.rows[0][:place])
-        other = next(n for n in range(99) if b"".join(table[i] for i in plain.rows[0][:n]) == read)
+    for place in range(1, len(tokens)):  # plainly: where the bytes read are the same
+        read = b"".join(table[i] for i in tokens[:place])
+        other = next(n for n in range(99) if b"".join(table[i] for i in parts[:n]) == read)
         wanted.append((true[other].exp() * (true[other] - said[place])).sum())
     torch.testing.assert_close(found, torch.stack(wanted), atol=1e-5, rtol=1e-4)
     assert (found > 1e-3).any()

@@ -37,7 +37,7 @@ def test_a_run_of_the_shipped_recipe_goes_on_where_it_stopped(tmp_path) -> None:
     assert state
     assert all(key.startswith("network.hypernetwork.") for key in state)
     logged = (whole / "metrics.csv").read_text().splitlines()[0].split(",")
-    assert {"train/loss", "train/lm", "train/lexical", "val/loss", "val/lm", "train/grad_norm", "lr"} <= set(logged)
+    assert {"train/loss", "train/lm", "train/lexical", "val/loss", "val/lm", "train/grad_norm", "lr/pg2"} <= set(logged)
     network = load_hypernetwork(whole / "hypernetwork")
     assert (network.dim, network.vocabulary_size, network.tied) == (160, 4096, True)
     assert float(network.in_scaler.w.std()) > 0  # set from the model
