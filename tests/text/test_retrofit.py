@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,12 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tokenizers_mm import cli, registry
 from tokenizers_mm.text import BatchMerges, Hypernetwork, Retrofit, SampledUnigram, SubwordBase, TransformersBase
 from tokenizers_mm.text.embedders import MeanOfParts, parts_of
 from tokenizers_mm.text.merge_eval import RandomEmbeddings, mean_of, merge_eval
 from tokenizers_mm.text.retrofit import Objective, Read, layout, texts_of
 from tokenizers_mm.text.rows import END, signal_of
 from tokenizers_mm.text.sampled import Sampled, Sampler, merge_prefixes
+from tokenizers_mm.text.surface import HypernetworkEmbedder, SurfaceForms, load_hypernetwork
 
 LINES = [
     "The government said on Friday that the government's plan, the plan of the government, would not change.",
@@ -217,3 +220,44 @@ def test_evaluation_on_texts(base: SubwordBase, tmp_path) -> None:
     assert torch.equal(random([b"a", b"b"])[0][1], random([b"b"])[0][0])
     with pytest.raises(ValueError, match="share"):
         merge_eval(base, {}, documents, share=1.0)
+
+
+def test_the_shipped_network_is_nearer_to_the_model_than_the_mean_and_chance_far_off(base: SubwordBase) -> None:
+    network, parts = load_hypernetwork("hypernetwork-bpe-small"), parts_of(base.codec)
+    task = Retrofit(base, network, BatchMerges(), "distillation")
+    ways = {
+        "network": HypernetworkEmbedder(network, SurfaceForms(parts), base.inputs),
+        "mean": MeanOfParts(parts, base.inputs),
+        "random": RandomEmbeddings(base.inputs),
+    }
+    folder = registry.data_path("eval") / "samples" / "text"
+    for language in ("en", "de", "fr", "es"):
+        texts = (folder / f"{language}.txt").read_text(encoding="utf-8").splitlines()
+        sampled = merge_prefixes(base, texts, [1.0] * len(texts), 60)
+        with torch.no_grad():
+            found = {
+                name: float(task.divergence(sampled, embed(sampled.tokens)[0], texts).mean())
+                for name, embed in ways.items()
+            }
+        assert found["network"] < 0.9 * found["mean"] < 0.45 * found["random"], language
+    assert sum(p.numel() for p in network.parameters()) < 1e6
+
+
+def test_the_command_reports_what_it_shows(tmp_path, capsys: pytest.CaptureFixture) -> None:
+    report, plot = tmp_path / "report.json", tmp_path / "plot.png"
+    folder = registry.data_path("eval") / "samples" / "text"
+    options = [
+        "text", "merge-eval", "hypernetwork-bpe-small", "--data", str(folder), "--names", "en,de", "--merges", "5,all",
+        "-o", str(report), "--plot", str(plot),
+    ]  # fmt: skip
+    with pytest.raises(SystemExit) as stop:
+        cli.main(options)
+    assert stop.value.code == 0
+    found = json.loads(report.read_text())
+    rows = found["models"]["languages"]["de"]
+    assert [row["merges"] for row in rows] == [0, 5, None]
+    assert f"{rows[2]['bits_per_byte']['hypernetwork']:.4f}" in capsys.readouterr().out
+    assert plot.stat().st_size > 1000
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["text", "merge-eval", "bpe-small", "--data", str(folder)])
+    assert stop.value.code == 1

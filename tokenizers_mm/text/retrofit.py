@@ -116,10 +116,9 @@ class Retrofit(nn.Module):
         read = Read.of(self.base, sampled, inputs)
         table = outputs if sampled.closed else torch.cat([self.base.outputs, outputs])
         first = len(self.base.inputs) if sampled.closed else 0
-        merged = F.cross_entropy(
-            (read.features[read.prefix] @ table.T).float(), read.told[read.prefix] - first, reduction="none"
-        )
-        return torch.cat([merged, costs(read.continuation_logits(self.base), read.told[read.after])[0]])
+        merged, _ = costs(read.features[read.prefix] @ table.T.to(read.features.dtype), read.told[read.prefix] - first)
+        after, _ = costs(read.continuation_logits(self.base), read.told[read.after])
+        return torch.cat([merged, after])
 
     def divergence(self, sampled: Sampled, inputs: Tensor, texts: Sequence[str]) -> Tensor:
         """Kullback-Leibler divergence of what comes next after tokens from what comes next after their parts, in nats.
