@@ -115,7 +115,7 @@ def test_embeddings_are_read_as_ids_are(base: SubwordBase) -> None:
 def test_what_follows_a_prefix_is_scored_without_its_vocabulary(base: SubwordBase) -> None:
     """A closed vocabulary is told among itself; what follows a merged prefix among base tokens, whatever was added."""
     sampled = merge_prefixes(base, LINES, [0.5] * 3, 20)
-    inputs = MeanOfParts(parts_of(base.codec), base.inputs)(sampled.tokens)[0]
+    inputs = MeanOfParts(parts_of(base.pieces), base.inputs)(sampled.tokens)[0]
     task = Retrofit(base, Hypernetwork(**SIZES, tied=True), BatchMerges())
     count = sum(sampled.prefix)
     one, other = (task.cost(sampled, inputs, outputs) for outputs in (inputs, 50 * torch.randn_like(inputs)))
@@ -206,7 +206,7 @@ def test_models_of_transformers(tmp_path, base: SubwordBase) -> None:
 
 def test_evaluation_on_texts(base: SubwordBase, tmp_path) -> None:
     documents = [line.encode() for line in LINES]
-    mean, random = MeanOfParts(parts_of(base.codec), base.inputs), RandomEmbeddings(base.inputs)
+    mean, random = MeanOfParts(parts_of(base.pieces), base.inputs), RandomEmbeddings(base.inputs)
     first, few, every = merge_eval(base, {"mean": mean, "random": random}, documents, (2, None), batch_size=2)
     assert first.prefix_tokens > few.prefix_tokens > every.prefix_tokens
     assert list(first.bits_per_byte) == ["unmerged"]
@@ -220,12 +220,14 @@ def test_evaluation_on_texts(base: SubwordBase, tmp_path) -> None:
         (few.bits_per_byte["mean"] + every.bits_per_byte["mean"]) / 2
     )
     assert torch.equal(random([b"a", b"b"])[0][1], random([b"b"])[0][0])
+    with pytest.raises(ValueError, match="embedders"):
+        merge_eval(base, {}, documents)
     with pytest.raises(ValueError, match="share"):
-        merge_eval(base, {}, documents, share=1.0)
+        merge_eval(base, {"mean": mean}, documents, share=1.0)
 
 
 def test_the_shipped_network_is_nearer_to_the_model_than_the_mean_and_chance_far_off(base: SubwordBase) -> None:
-    network, parts = load_hypernetwork("hypernetwork-bpe-small"), parts_of(base.codec)
+    network, parts = load_hypernetwork("hypernetwork-bpe-small"), parts_of(base.pieces)
     ways = {
         "network": HypernetworkEmbedder(network, SurfaceForms(parts), base.inputs),
         "mean": MeanOfParts(parts, base.inputs),

@@ -20,8 +20,8 @@ QUICK = [
     f"{TASK}.hypernetwork.init_args.layers=1", f"{TASK}.hypernetwork.init_args.heads=2",
     f"{TASK}.hypernetwork.init_args.from_mean=false", f"{TASK}.identity_tokens=32", f"{TASK}.lexical_tokens=8",
     "model.init_args.identity_steps=2", "model.init_args.identity_lr=0.01", "model.init_args.warmup_steps=1",
-    "data.init_args.length=64", "data.init_args.batch_size=2", "trainer.max_steps=5", "trainer.limit_val_batches=1",
-    "trainer.val_check_interval=5", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu", "checkpoint_every=2",
+    "data.init_args.length=64", "data.init_args.batch_size=2", "trainer.max_steps=4", "trainer.limit_val_batches=1",
+    "trainer.val_check_interval=4", "trainer.log_every_n_steps=1", "trainer.accelerator=cpu", "checkpoint_every=2",
     "trainer.enable_progress_bar=false", "trainer.enable_model_summary=false",
 ]  # fmt: skip
 

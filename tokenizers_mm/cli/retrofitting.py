@@ -41,7 +41,7 @@ def merge_eval(
     surface, embedders = registry.wing("text", "surface"), registry.wing("text", "embedders")
     wing = registry.wing("text", "merge_eval")
     model = registry.wing("text", "base_models").SubwordBase(base)
-    network, parts = surface.load_hypernetwork(hypernetwork), embedders.parts_of(model.codec)
+    network, parts = surface.load_hypernetwork(hypernetwork), embedders.parts_of(model.pieces)
     forms = surface.SurfaceForms(parts, network.surface_length)
     ways = {
         "hypernetwork": surface.HypernetworkEmbedder(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from tokenizers_mm.checks import at_least
+from tokenizers_mm.text.byte_exact.pieces import Pieces
 from tokenizers_mm.text.dynamic import pieces_of
 from tokenizers_mm.text.subword import SubwordCodec
 
@@ -29,13 +30,16 @@ class TokenEmbedder(Protocol):
         ...
 
 
-def parts_of(codec: SubwordCodec) -> Parts:
+def parts_of(codec: SubwordCodec | Pieces) -> Parts:
     """How a codec's vocabulary spells tokens: one of its own by its id, any other as a piece of text by itself.
+
+    Args:
+        codec: The codec, or how it cuts texts (see :func:`~tokenizers_mm.text.dynamic.pieces_of`).
 
     Raises:
         ValueError: If the codec is not byte-level or changes texts.
     """
-    pieces = pieces_of(codec)
+    pieces = codec if isinstance(codec, Pieces) else pieces_of(codec)
     own = {token: (i,) for i, token in reversed(list(enumerate(pieces.tokens))) if token}
 
     def parts(token: bytes) -> Sequence[int]:

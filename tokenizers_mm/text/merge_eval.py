@@ -89,9 +89,11 @@ def merge_eval(
         First the budget of no merges, with ``"unmerged"`` alone, then one for each of ``merges``.
 
     Raises:
-        ValueError: If no row has tokens after its prefix, or a number is out of range.
+        ValueError: If no row has tokens after its prefix, there is no embedder, or a number is out of range.
     """
     at_least(1, batch_size=batch_size, length=length)
+    if not embedders:
+        raise ValueError("embedders must name at least one, got none")
     if not 0 < share < 1:
         raise ValueError(f"share must be between 0 and 1, got {share}")
     texts = list(texts_of([row.tolist() for row in Pieces(documents, length)]))  # type: ignore[attr-defined]

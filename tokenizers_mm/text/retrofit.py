@@ -70,7 +70,7 @@ class Retrofit(nn.Module):
         if objective not in get_args(Objective):
             raise ValueError(f"objective must be one of {get_args(Objective)}, got {objective!r}")
         self.base, self.hypernetwork, self.sampler, self.objective = base, hypernetwork, sampler, objective
-        self.forms = SurfaceForms(parts_of(base.codec), hypernetwork.surface_length)
+        self.forms = SurfaceForms(parts_of(base.pieces), hypernetwork.surface_length)
         self.lexical_weight, self.identity_tokens, self.lexical_tokens = lexical_weight, identity_tokens, lexical_tokens
 
     def start(self) -> None:
