@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -184,8 +186,17 @@ def test_streams_that_cannot_be_written_are_refused(wrong: dict) -> None:
         Stream(**{"name": "plain", "spec": spec((5, 6)), **wrong})
 
 
+def test_a_vocabulary_goes_to_other_processes() -> None:
+    vocabulary = Vocabulary([STREAMS["image"]])
+    ids = vocabulary.document([("image", item(STREAMS["image"], (1, 1), 0))])
+    assert pickle.loads(pickle.dumps(vocabulary)).segments(ids) == vocabulary.segments(ids)
+
+
 def test_a_vocabulary_survives_json() -> None:
-    vocabulary = Vocabulary(list(STREAMS.values()), classes=4)
+    vocabulary = Vocabulary(list(STREAMS.values()), classes=["cat", "dog"])
+    assert vocabulary.label("dog") == vocabulary.label(1)
+    with pytest.raises(ValueError, match="such as dog"):
+        vocabulary.label("dot")
     again = Vocabulary(**vocabulary.to_dict())
     assert again.streams == vocabulary.streams
     assert again.size == vocabulary.size
