@@ -204,7 +204,8 @@ def store(
     from tokenizers_mm import registry
     from tokenizers_mm.weights import CONFIG, read_config
 
-    if read_config(Path(model) / CONFIG).get("class") == "Hypernetwork":
+    config = Path(model) / CONFIG
+    if config.is_file() and read_config(config).get("class") == "Hypernetwork":
         network = registry.wing("text", "surface").load_hypernetwork(model)
     else:
         network = _load(model)

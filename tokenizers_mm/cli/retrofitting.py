@@ -59,6 +59,8 @@ def merge_eval(
             found[name] = wing.merge_eval(model, ways, texts, budgets, share=share, batch_size=batch, length=length)
     mean = [wing.mean_of(rows) for rows in zip(*found.values(), strict=True)]
     out.print(_table({**found, "mean": mean}, list(ways)))
+    out.print("* bits per byte of what follows the prefixes, tokens right in the report", highlight=False)
+    out.print("* nats off: within the prefixes, of what comes next after a token from what does after its parts")
     out.print(f"* {forms.truncated} tokens had more than {network.surface_length} parts", highlight=False)
     report = {
         "base": base, "hypernetwork": hypernetwork, "mean": [asdict(row) for row in mean],
