@@ -159,10 +159,11 @@ class FastTokens(BaseTokens):
             truncation=max_length is not None,
             max_length=max_length,
             is_split_into_words=words,
+            return_token_type_ids=pairs is not None,
         )
         rows = [self._before_specials(ids, rest) for ids, (_, rest) in zip(found["input_ids"], ends, strict=True)]
         numbers = [found.word_ids(i) for i in range(len(rows))] if words else None
-        return Sequences(rows, numbers, found.get("token_type_ids") if pairs is not None else None)
+        return Sequences(rows, numbers, found.get("token_type_ids"))
 
     def _before_specials(self, ids: list[int], rest: list[int]) -> list[int]:
         """A row with ids put where its text ends."""

@@ -109,9 +109,7 @@ class DynamicInputs:
         generates = not _is_hf(model) or (hasattr(model, "can_generate") and model.can_generate())
         segments = getattr(getattr(model, "config", None), "type_vocab_size", 0) > 1 if _is_hf(model) else False
         side: Padding = padding or ("left" if generates else "right")
-        return cls(
-            base, embedding, embedder, padding=side, boundary=boundary, max_bytes=max_bytes, segments=segments
-        )
+        return cls(base, embedding, embedder, padding=side, boundary=boundary, max_bytes=max_bytes, segments=segments)
 
     def __call__(
         self,
