@@ -29,6 +29,11 @@ class Next(NamedTuple):
 class Decoder(Protocol):
     """A causal language model."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where embeddings are wanted."""
+        ...
+
     def logits(self, x: Tensor, mask: Tensor, last: int) -> Tensor:
         """Logits of the last steps ``[B, last, V]`` of embeddings ``[B, T, D]``; padding, where the mask is 0, anywhere."""
         ...
@@ -46,7 +51,7 @@ class FlatDecoder:
     """A :class:`SubwordLM`."""
 
     def __init__(self, model: SubwordLM) -> None:
-        self.model = model
+        self.model, self.device = model, model.head.weight.device
 
     def logits(self, x: Tensor, mask: Tensor, last: int) -> Tensor:
         return self.model.head(self.model.backbone(x, mask.bool())[:, -last:])
@@ -77,7 +82,7 @@ class HFDecoder:
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         if head is None:
             raise TypeError(f"model must have a language-modelling head, {type(model).__name__} has none")
-        self.model, self._features = model, torch.empty(0)
+        self.model, self.device, self._features = model, model.device, torch.empty(0)
         taken = inspect.signature(model.forward).parameters
         self._positions, self._keeps = "position_ids" in taken, "logits_to_keep" in taken
         self._cache_name = "cache" if "cache" in taken else "past_key_values"  # renamed within transformers 5
