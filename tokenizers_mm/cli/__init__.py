@@ -16,6 +16,7 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     large_vocabulary,
     modelling,
     probing,
+    retrofitting,
     streaming,
     text,
     training,
