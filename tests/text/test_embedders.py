@@ -40,7 +40,9 @@ def test_a_cache_gives_what_was_made_and_keeps_the_running_batch(batches: list, 
         calls = maker.calls
         inputs, outputs = cache(batch)
         unique = set(batch)
-        assert inputs.tolist() == [maker.latest[token] for token in batch]  # of its last miss, if it was there before too
+        assert inputs.tolist() == [
+            maker.latest[token] for token in batch
+        ]  # of its last miss, if it was there before too
         assert torch.equal(outputs, inputs if tied else -inputs)
         assert (outputs is inputs) == tied
         assert maker.calls - calls <= 1

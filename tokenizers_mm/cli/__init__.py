@@ -11,6 +11,7 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     codecs,
     detecting,
     dynamic,
+    dynamic_models,
     evaluating,
     forecasting,
     large_vocabulary,

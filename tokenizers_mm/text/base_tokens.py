@@ -177,7 +177,7 @@ class FastTokens(BaseTokens):
 
 
 def fewest_parts(tokens: Sequence[bytes]) -> Parts:
-    """The spelling of bytes with the fewest of ``tokens``, the longest first where several have as few; empty if there is none."""
+    """The spelling of bytes with the fewest of ``tokens``, the longest first of equals; empty if there is none."""
     ids = {token: i for i, token in reversed(list(enumerate(tokens))) if token}
     longest = max(map(len, ids), default=0)
 

@@ -1,4 +1,4 @@
-"""Decoders as functions of embeddings: features of a prompt, then of one more embedding at a time; ours and those of transformers.
+"""Decoders as functions of embeddings, ours and those of ``transformers``: a prompt, then one more embedding at a time.
 
 A vocabulary that is not the model's enters as embeddings and is scored against embeddings, so no ids appear here.
 """

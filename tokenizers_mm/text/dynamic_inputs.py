@@ -195,7 +195,7 @@ def base_of(model: Any, tokenizer: Any = None) -> BaseTokens:
 
 @torch.no_grad()
 def embedding_rows(model: Any) -> tuple[Tensor, Tensor | None]:
-    """Input embeddings ``[V, D]`` as a model looks them up, scaled where it scales them, and its output matrix if it is another."""
+    """Input embeddings ``[V, D]`` as a model looks them up, scaled where it does so, and its output matrix if it is another."""
     if not _is_hf(model):
         return model.embedding.weight.detach(), None
     module, head = model.get_input_embeddings(), model.get_output_embeddings()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenizers_mm.text.inner_products import ExactIndex, FaissIndex, Index, Space, recall
+from tokenizers_mm.text.inner_products import ExactIndex, FaissIndex, Index, recall
 from tokenizers_mm.text.large_generation import LargeVocabularyLM, Sampling
 from tokenizers_mm.text.large_vocabulary import LargeVocabulary
 
@@ -60,10 +60,15 @@ def bench(model: Any, vocabulary: LargeVocabulary, texts: Sequence[str], *, quer
     timed = {
         "exact": _step(reader, texts, steps), "faiss": _step(tuned, texts, steps), "model alone": _alone(reader, steps)
     }  # fmt: skip
-    del tuned
+    del tuned  # one index at a time: a million rows are a gigabyte
     for space in ("inner_product", "cosine"):
-        other = FaissIndex(vocabulary.outputs, nprobe=1, space=space)  # type: ignore[arg-type]
-        searches += _sweep(other, asked, wanted, vocabulary.outputs, default)
+        searches += _sweep(
+            FaissIndex(vocabulary.outputs, nprobe=1, space=space),
+            asked,
+            wanted,
+            vocabulary.outputs,
+            default,  # type: ignore[arg-type]
+        )
     settings = {"entries": len(vocabulary), "dim": vocabulary.outputs.shape[1], "queries": len(asked), "k": _K}
     return {
         "settings": {**settings, "default_nprobe": default, "build_seconds": built, "peak_gib": _peak()},

@@ -1,8 +1,8 @@
 """The rows of a matrix with the largest inner products with a query: all of them looked at, or the cells of a Faiss index.
 
-Douze et al., "The Faiss library", 2024. Rows get one more coordinate, ``sqrt(R^2 - |e|^2)`` for the largest norm R, and queries a
-zero (Bachrach et al., "Speeding Up the Xbox Recommender System Using a Euclidean Transformation", RecSys 2014): then the nearest row
-is the one with the largest inner product. Dynamic tokenization's own index normalises rows and finds the smallest angle instead.
+Douze et al., "The Faiss library", 2024. Rows get one more coordinate, ``sqrt(R^2 - |e|^2)`` for the largest norm R, and queries
+a zero (Bachrach et al., "Speeding Up the Xbox Recommender System Using a Euclidean Transformation", RecSys 2014): the nearest
+row is then the one with the largest inner product. Dynamic tokenization's own index normalises rows and finds the smallest angle.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from tokenizers_mm.checks import at_least
 
 Space = Literal["augmented", "inner_product", "cosine"]
-_SAMPLE = 128  # queries that tune how many cells are searched
+_SAMPLE = 256  # queries that tune how many cells are searched
 _PER_CELL = 64  # rows that the centre of a cell is learned from
 _AT_ONCE, _CHUNK = 32, 100_000  # queries and rows
 
@@ -26,7 +26,7 @@ class Index(Protocol):
     """Finds rows."""
 
     def search(self, queries: Tensor, k: int) -> Tensor:
-        """Numbers of the ``k`` rows with the largest inner products, the largest first, int64 ``[B, k]``; -1 where fewer are found.
+        """Numbers of the ``k`` rows with the largest inner products, largest first, int64 ``[B, k]``; -1 where fewer are found.
 
         Args:
             queries: ``[B, D]``.
@@ -63,7 +63,7 @@ class FaissIndex:
         rows: ``[n, D]``.
         cells: By default about ``sqrt(n)``.
         nprobe: Cells that are searched. By default the fewest for which :func:`recall` at 20 reaches ``target`` on ``queries``.
-        queries: Like those to come, ``[m, D]``; by default drawn at random with the mean and spread of the rows in each coordinate.
+        queries: Like those to come, ``[m, D]``; by default drawn at random with the rows' mean and spread in each coordinate.
         target: Of the default ``nprobe``.
         space: Where cells and neighbours are: the augmented one; ``"inner_product"``, that of Faiss; or ``"cosine"``, which
             finds something else and is here to be compared with.
@@ -81,7 +81,7 @@ class FaissIndex:
         nprobe: int | None = None,
         *,
         queries: Tensor | None = None,
-        target: float = 0.97,
+        target: float = 0.98,
         space: Space = "augmented",
         seed: int = 0,
     ) -> None:

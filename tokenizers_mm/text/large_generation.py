@@ -1,7 +1,7 @@
 """Text written in a vocabulary far larger than the model's: each step looks up the likeliest entries instead of scoring all.
 
-Feher, Vulić and Minixhofer, "Retrofitting (Large) Language Models with Dynamic Tokenization", ACL 2025. Theirs looks for the smallest
-angles; here the candidates are those of the largest logits. ``mask_partial`` is ours.
+Feher, Vulić and Minixhofer, "Retrofitting (Large) Language Models with Dynamic Tokenization", ACL 2025. Theirs looks for the
+smallest angles; here the candidates are those of the largest logits. ``mask_partial`` is ours.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class LargeVocabularyLM:
     Args:
         model: A :class:`SubwordLM` or a decoder of ``transformers``, in evaluation mode.
         vocabulary: Made for the model.
-        index: Of ``vocabulary.outputs``; by default a :class:`FaissIndex`, tuned on what the model makes of entries in random order.
+        index: Of ``vocabulary.outputs``; by default a :class:`FaissIndex` tuned on features of entries in random order.
     """
 
     def __init__(self, model: Any, vocabulary: LargeVocabulary, index: Index | None = None) -> None:
@@ -130,7 +130,7 @@ class LargeVocabularyLM:
 
     def _anything(self) -> list[list[int]]:
         generator = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, len(self.vocabulary), (128, 8), generator=generator)
+        ids = torch.randint(0, len(self.vocabulary), (256, 8), generator=generator)
         return [[*self.vocabulary.start, *row] for row in ids.tolist()]
 
     def embed(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

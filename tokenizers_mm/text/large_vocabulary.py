@@ -1,7 +1,7 @@
 """A vocabulary far larger than a model's: its tokens, what embeds each of them and what each is scored against, in one folder.
 
-Feher, Vulić and Minixhofer, "Retrofitting (Large) Language Models with Dynamic Tokenization", ACL 2025: embeddings of all entries are
-predicted once, in chunks, and texts are encoded by longest prefixes. The model's own tokens and special ones keep their embeddings.
+Feher, Vulić and Minixhofer, "Retrofitting (Large) Language Models with Dynamic Tokenization", ACL 2025: embeddings of all
+entries are predicted once, in chunks, and texts are encoded by longest prefixes. The model's own tokens keep their embeddings.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ class LargeVocabulary:
     ends: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.inputs.shape != self.outputs.shape or self.first < len(self.codec.vocabulary.tokens):
+        own = len(self.codec.vocabulary.tokens)
+        if self.inputs.shape != self.outputs.shape or self.first < own:
             raise ValueError(
-                f"inputs and outputs must have a row for each of {len(self.codec.vocabulary.tokens)} tokens and {len(self.added)} "
+                f"inputs and outputs must have a row for each of {own} tokens and {len(self.added)} "
                 f"new ones, got {list(self.inputs.shape)} and {list(self.outputs.shape)}"
             )
         if self.whole.shape != (len(self),):
@@ -122,7 +123,7 @@ class LargeVocabulary:
         return LongestPrefix(self.codec, self.added)
 
     def encode(self, text: str | bytes) -> list[int]:
-        """Ids of a text, which it is the longest prefixes of; bytes may end inside a character, whose bytes have ids of their own.
+        """Ids of a text, always the longest token that fits; bytes may end inside a character, whose bytes have ids of their own.
 
         Raises:
             ValueError: If bytes are not UTF-8 up to their last character.

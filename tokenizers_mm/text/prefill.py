@@ -1,7 +1,7 @@
 """Decoders that read a merged prompt and go on with the tokens that they have.
 
-Feher, Vulić and Minixhofer, "Retrofitting (Large) Language Models with Dynamic Tokenization", ACL 2025: the prompt is shorter, what
-is written or scored after it are the model's own tokens and output matrix.
+Feher, Vulić and Minixhofer, "Retrofitting (Large) Language Models with Dynamic Tokenization", ACL 2025: the prompt is shorter,
+what is written or scored after it are the model's own tokens.
 """
 
 from __future__ import annotations
