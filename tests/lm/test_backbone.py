@@ -23,16 +23,16 @@ def test_the_future_changes_nothing(lm: DecoderLM) -> None:
     a = torch.randint(50, (2, 9))
     b = a.clone()
     b[:, 5:] = torch.randint(50, (2, 4))
-    torch.testing.assert_close(lm(a)[:, :5], lm(b)[:, :5])
-    assert not torch.allclose(lm(a)[:, 5:], lm(b)[:, 5:])
+    torch.testing.assert_close(lm(a).logits[:, :5], lm(b).logits[:, :5])
+    assert not torch.allclose(lm(a).logits[:, 5:], lm(b).logits[:, 5:])
 
 
 @pytest.mark.parametrize("cuts", [(9,), (1,) * 9, (4, 3, 2)])
 def test_pieces_through_the_cache_equal_the_whole(lm: DecoderLM, cuts: tuple[int, ...]) -> None:
     ids = torch.randint(50, (3, 9))
     cache = lm.transformer.cache(3, 12)
-    pieces = [lm(part, None, cache) for part in ids.split(cuts, dim=1)]
-    torch.testing.assert_close(torch.cat(pieces, dim=1), lm(ids), atol=1e-5, rtol=1e-4)
+    pieces = [lm(part, None, cache).logits for part in ids.split(cuts, dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, dim=1), lm(ids).logits, atol=1e-5, rtol=1e-4)
     assert cache.length == 9
 
 
@@ -41,11 +41,11 @@ def test_rows_of_a_ragged_batch_equal_themselves_alone(lm: DecoderLM) -> None:
     ids, valid = torch.zeros(3, 7).long(), torch.zeros(3, 7, dtype=torch.bool)
     for i, row in enumerate(rows):
         ids[i, 7 - len(row) :], valid[i, 7 - len(row) :] = row, True
-    together = lm(ids, valid)
+    together = lm(ids, valid).logits
     assert together.isfinite().all()
     generated = lm.generate(ids, 6, valid=valid, temperature=0)
     for i, row in enumerate(rows):
-        torch.testing.assert_close(together[i, 7 - len(row) :], lm(row[None])[0], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(together[i, 7 - len(row) :], lm(row[None]).logits[0], atol=1e-5, rtol=1e-4)
         assert torch.equal(generated[i], lm.generate(row[None], 6, temperature=0)[0])
 
 
@@ -53,7 +53,7 @@ def test_greedy_generation_equals_running_the_whole_each_time(lm: DecoderLM) -> 
     ids = torch.randint(50, (2, 4))
     whole = ids
     for _ in range(5):
-        whole = torch.cat([whole, lm(whole)[:, -1].argmax(-1, keepdim=True)], dim=1)
+        whole = torch.cat([whole, lm(whole).logits[:, -1].argmax(-1, keepdim=True)], dim=1)
     assert torch.equal(lm.generate(ids, 5, temperature=0)[:, 0], whole[:, 4:])
 
 

@@ -139,13 +139,13 @@ class RegularizedLM(DecoderLM):
             raise ValueError(f"share must be a probability from 0 to 1, got {share}")
         self.share = share
 
-    def forward(self, ids: Tensor, valid: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def embed(self, ids: Tensor) -> Tensor:
         if not (self.training and self.share):
-            return super().forward(ids, valid, cache)
+            return super().embed(ids)
         own = self.embedding.weight
         drawn = random_rows(len(ids), len(own), own.shape[1]).to(own) * own.detach().std()
         replaced = torch.rand(len(ids), len(own), 1, device=own.device) < self.share
-        return self.head(self.transformer(embed(ids, torch.where(replaced, drawn, own)), valid, cache))
+        return embed(ids, torch.where(replaced, drawn, own))
 
     def anneal(self, done: float, final: float = 1.0, first: float = 0.0) -> None:
         """Set the share at ``done`` (0 to 1) of a training that goes from ``first`` to ``final``, in a straight line."""

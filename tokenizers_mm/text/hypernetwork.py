@@ -194,5 +194,7 @@ class Hypernetwork(Stored):
         for scaler, projection, real in pairs:
             scaler.match(projection(z), real.mean(dim=0), real.std(dim=0))
             if self.from_mean:  # the mean is there already
+                last = projection[-1]
+                assert isinstance(last, nn.Linear)
                 scaler.b.zero_()
-                nn.init.zeros_(projection[-1].weight)
+                nn.init.zeros_(last.weight)

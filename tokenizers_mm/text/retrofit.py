@@ -1,14 +1,17 @@
 """What a hypernetwork is trained on: to repeat the embeddings of base tokens, then to serve the frozen language model.
 
 Minixhofer, Ponti and Vulić, "Zero-Shot Tokenizer Transfer", NeurIPS 2024: cross-entropy of texts in a tokenizer drawn anew for
-each batch, and a loss that keeps tokens that are base tokens where they are. With :class:`BatchMerges` a part of each text can
-stay in base tokens, whose embeddings stay the model's own.
+each batch, and a loss that keeps tokens that are base tokens where they are. Two things are ours: with :class:`BatchMerges` a
+part of each text can stay in base tokens, whose embeddings stay the model's own; and instead of the texts, the model itself can
+teach: after a new token it should say of the next base token what it says after the parts, which is a signal of far less noise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +23,11 @@ from tokenizers_mm.text.embedders import parts_of
 from tokenizers_mm.text.hypernetwork import Hypernetwork, Predicted
 from tokenizers_mm.text.model import costs
 from tokenizers_mm.text.rows import END
-from tokenizers_mm.text.sampled import Sampled, Sampler
+from tokenizers_mm.text.sampled import Sampled, Sampler, merge_prefixes
 from tokenizers_mm.text.segmenters.base import whole_characters
 from tokenizers_mm.text.surface import SurfaceForms
+
+Objective = Literal["likelihood", "distillation"]
 
 
 class Retrofit(nn.Module):
@@ -32,6 +37,8 @@ class Retrofit(nn.Module):
         base: The model.
         hypernetwork: What is trained.
         sampler: Draws the tokenizers.
+        objective: ``"likelihood"``, cross-entropy of the texts, as published, for input and output embeddings; or
+            ``"distillation"``, divergence from the model that reads base tokens, for input embeddings.
         lexical_weight: Of the loss that keeps base tokens where they are.
         identity_tokens: Base tokens of a step of the first phase.
         lexical_tokens: Base tokens drawn for the lexical loss besides those that the sampled vocabulary has.
@@ -45,6 +52,7 @@ class Retrofit(nn.Module):
         base: BaseLM,
         hypernetwork: Hypernetwork,
         sampler: Sampler,
+        objective: Objective = "likelihood",
         lexical_weight: float = 0.5,
         identity_tokens: int = 16384,
         lexical_tokens: int = 0,
@@ -59,7 +67,9 @@ class Retrofit(nn.Module):
                 f"hypernetwork must have the base's vocabulary_size, dim and tied {wanted} and no languages, got {found} and "
                 f"{hypernetwork.languages}"
             )
-        self.base, self.hypernetwork, self.sampler = base, hypernetwork, sampler
+        if objective not in get_args(Objective):
+            raise ValueError(f"objective must be one of {get_args(Objective)}, got {objective!r}")
+        self.base, self.hypernetwork, self.sampler, self.objective = base, hypernetwork, sampler, objective
         self.forms = SurfaceForms(parts_of(base.codec), hypernetwork.surface_length)
         self.lexical_weight, self.identity_tokens, self.lexical_tokens = lexical_weight, identity_tokens, lexical_tokens
 
@@ -87,7 +97,10 @@ class Retrofit(nn.Module):
         count, alone = len(ids), F.pad(drawn[:, None], (0, ids.shape[1] - 1))
         ids, mask = torch.cat([ids, alone]), torch.cat([mask, torch.arange(ids.shape[1]).expand_as(alone).to(ids) == 0])
         found = self._predict(ids, mask)
-        cost = self.cost(sampled, found.inputs[:count], found.outputs[:count]).mean()
+        if self.objective == "likelihood":
+            cost = self.cost(sampled, found.inputs[:count], found.outputs[:count]).mean()
+        else:
+            cost = self.divergence(sampled, found.inputs[:count], texts).mean()
         single = (mask.sum(dim=1) == 1) & (ids[:, 0] < self.hypernetwork.vocabulary_size)
         lexical = self._lexical(found, single, ids[:, 0])
         return cost + self.lexical_weight * lexical, {"lm": cost.detach(), "lexical": lexical.detach()}
@@ -103,10 +116,40 @@ class Retrofit(nn.Module):
         read = Read.of(self.base, sampled, inputs)
         table = outputs if sampled.closed else torch.cat([self.base.outputs, outputs])
         first = len(self.base.inputs) if sampled.closed else 0
-        merged = F.cross_entropy(
-            (read.features[read.prefix] @ table.T).float(), read.told[read.prefix] - first, reduction="none"
-        )
-        return torch.cat([merged, costs(read.continuation_logits(self.base), read.told[read.after])[0]])
+        merged, _ = costs(read.features[read.prefix] @ table.T.to(read.features.dtype), read.told[read.prefix] - first)
+        after, _ = costs(read.continuation_logits(self.base), read.told[read.after])
+        return torch.cat([merged, after])
+
+    def divergence(self, sampled: Sampled, inputs: Tensor, texts: Sequence[str]) -> Tensor:
+        """Kullback-Leibler divergence of what comes next after tokens from what comes next after their parts, in nats.
+
+        Args:
+            sampled: The texts.
+            inputs: Embeddings of its tokens ``[n, D]``.
+            texts: As they are.
+
+        Returns:
+            One for each place at which tokens of both vocabularies end, but ends of texts.
+        """
+        plain = merge_prefixes(self.base, texts, [1.0] * len(texts), 0)
+        student, teacher = (self._ends(each) for each in (sampled, plain))
+        common = [sorted(set(a) & set(b)) for a, b in zip(student, teacher, strict=True)]
+        row = torch.tensor([i for i, ends in enumerate(common) for _ in ends], device=inputs.device)
+        logits = []
+        with torch.no_grad():
+            taught = Read.of(self.base, plain, self.base.inputs[:0])
+        for read, places in ((taught, teacher), (Read.of(self.base, sampled, inputs), student)):
+            at = [places[i][end] for i, ends in enumerate(common) for end in ends]
+            features = read.features[row, torch.tensor(at, device=row.device)]
+            logits.append((features @ self.base.outputs.T).float().log_softmax(dim=-1))
+        return F.kl_div(logits[1], logits[0], reduction="none", log_target=True).sum(dim=-1)
+
+    def _ends(self, sampled: Sampled) -> list[dict[int, int]]:
+        """For each row, from the byte at which a token ends, but for the last one, to its place after the start."""
+        sizes = [len(token) for token in (*self.base.pieces.tokens, *sampled.tokens)]
+        return [
+            {end: place for place, end in enumerate(accumulate(sizes[i] for i in row[:-1]), 1)} for row in sampled.rows
+        ]
 
     def _draw(self, count: int) -> Tensor:
         size = self.hypernetwork.vocabulary_size

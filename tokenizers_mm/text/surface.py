@@ -113,4 +113,6 @@ def load_hypernetwork(name: str | Path) -> Hypernetwork:
 
     shipped = registry.data_path("checkpoints") / name
     folder = shipped if not Path(name).is_dir() and shipped.is_dir() else Path(name)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no hypernetwork {str(name)!r}: expected a folder, or the name of one that ships")
     return Hypernetwork.from_pretrained(folder)
