@@ -21,12 +21,14 @@ def grow_vocabulary(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.", show_default=False)],
     size: Annotated[int, typer.Option("--size", "-n", help="New tokens.", min=1)] = 100_000,
     model: Model = "bpe-small",
+    hypernetwork: Annotated[
+        str | None,
+        typer.Option("--hypernetwork", help="What embeds new tokens, by name or folder; else the mean of parts."),
+    ] = None,
     max_bytes: Annotated[int | None, typer.Option("--max-bytes", help="Of a new token.", min=2)] = None,
     split: Annotated[str | None, typer.Option("--split", help="Only lines of this split, as docs.tsv says.")] = None,
 ) -> None:
     """Go on with the merges of a model's vocabulary and embed every new token: its folder is what the commands below take.
-
-    New tokens are embedded as the mean of their parts.
 
     Example: [cyan]mmtok text grow-vocabulary ntrex/ --split train -n 100000 -o ./large[/]
     """
@@ -39,7 +41,8 @@ def grow_vocabulary(
         grown = grow(network.codec[0], files.texts(paths, split), size, max_bytes=max_bytes)
     with err.status(f"embedding {size} tokens"):
         large = registry.wing("text", "large_vocabulary").LargeVocabulary
-        found = large.of(network, grown.tokens, words=grown.words)
+        embedder = None if hypernetwork is None else _embedder(network, hypernetwork)
+        found = large.of(network, grown.tokens, embedder, words=grown.words)
         found.save(output)
     words = int(found.whole.sum())
     out.print(f"[green]done[/]: {output}, {len(found)} entries, {words} of them whole words", highlight=False)
@@ -146,6 +149,15 @@ def _show(report: dict[str, Any]) -> None:
         f"{number(step['model alone'])} ms; built in {settings['build_seconds']:.1f} s, {settings['peak_gib']:.2f} GiB",
         highlight=False,
     )
+
+
+def _embedder(network: Any, hypernetwork: str) -> Any:
+    from tokenizers_mm import registry
+
+    surface, parts_of = registry.wing("text", "surface"), registry.wing("text", "embedders").parts_of
+    found = surface.load_hypernetwork(hypernetwork)
+    forms = surface.SurfaceForms(parts_of(network.codec[0]), found.surface_length)
+    return surface.HypernetworkEmbedder(found, forms, *registry.wing("text", "dynamic_inputs").embedding_rows(network))
 
 
 def _load(name: str) -> Any:

@@ -51,7 +51,7 @@ class DynamicClassifier(Stored):
         tokenizer: str,
         labels: list[str],
         lora_rank: int | None = None,
-        lora_alpha: float = 256.0,
+        lora_alpha: int = 256,
         lora_dropout: float = 0.3,
         budgets: Distribution = "uniform",
         eval_percent: float = 50.0,
@@ -152,7 +152,7 @@ def _load_model(source: str | dict[str, Any], vocabulary_size: int, classes: int
     return kind.from_config(config)
 
 
-def _adapted(network: Any, rank: int, alpha: float, dropout: float) -> Any:
+def _adapted(network: Any, rank: int, alpha: int, dropout: float) -> Any:
     try:
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError as error:

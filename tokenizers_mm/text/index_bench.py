@@ -24,7 +24,8 @@ _K = 20
 def random_tokens(tokens: Sequence[bytes], count: int, seed: int = 0) -> list[bytes]:
     """As many different new tokens, made of two to four of a vocabulary's own."""
     chance, own = random.Random(seed), [token for token in tokens if token]
-    known, found = set(own), dict.fromkeys(())
+    known: set[bytes] = set(own)
+    found: dict[bytes, None] = {}
     while len(found) < count:
         token = b"".join(chance.choices(own, k=chance.randint(2, 4)))
         if token not in known:
