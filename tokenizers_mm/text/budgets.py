@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tokenizers_mm.text.dynamic import merges_for
+
 Distribution = Literal["uniform", "gaussian"]
 BINS, MEAN, STD = 30, 15, 5
 _BATCHES = 16  # that the table is made of
@@ -51,9 +53,7 @@ class Budgets(nn.Module):
         Args:
             lengths: Its tokens after 0, 1, 2, ... merges, up to all that there are.
         """
-        saved = lengths[0] - np.array(lengths, dtype=float)
-        wanted = np.arange(101) / 100 * saved[-1]
-        own = torch.from_numpy(np.searchsorted(saved, wanted - 1e-9)).to(self.merges_at)
+        own = torch.tensor(merges_for(lengths, range(101))).to(self.merges_at)
         self.batches += 1
         self.merges_at += (own - self.merges_at) / self.batches
 

@@ -153,9 +153,14 @@ def calibrate(
     batches = [merged(texts[at : at + batch_size]).lengths for at in range(0, len(texts), batch_size)]
     longest = max(map(len, batches))
     total = np.sum([np.pad(lengths, (0, longest - len(lengths)), mode="edge") for lengths in batches], axis=0)
-    saved = (total[0] - total) / max(total[0] - total[-1], 1)
-    at = [int(np.argmax(saved >= percent / 100 - 1e-12)) if total[0] > total[-1] else 0 for percent in percents]
+    at = merges_for(total, percents)
     return [Budget(p, m, float(total[m]) / len(texts)) for p, m in zip(percents, at, strict=True)]
+
+
+def merges_for(lengths: Sequence[int] | np.ndarray, percents: Iterable[float]) -> list[int]:
+    """The fewest merges that save so many percent of what all save, from the tokens that are left after 0, 1, 2, ... of them."""
+    saved = lengths[0] - np.asarray(lengths, dtype=float)
+    return [int(np.argmax(saved >= saved[-1] * percent / 100 - 1e-9)) for percent in percents]
 
 
 def vocabulary_of(tokens: Tokens) -> list[bytes]:

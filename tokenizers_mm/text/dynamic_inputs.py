@@ -23,7 +23,7 @@ from tokenizers_mm.text.merging import Boundary, Merged, Rule, merge
 Padding = Literal["left", "right"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DynamicBatch:
     """A merged batch.
 
@@ -102,12 +102,13 @@ class DynamicInputs:
             TypeError: If the tokenizer is none of these.
             ValueError: If it has ids that the model lacks, or is a codec that changes texts.
         """
-        base, embedding = base_of(model, tokenizer), model.get_input_embeddings() if _is_hf(model) else model.embedding
+        base = base_of(model, tokenizer)
+        embedding = model.embedding if isinstance(model, SubwordLM) else model.get_input_embeddings()
         if (size := embedding.weight.shape[0]) < len(base.tokens):
             raise ValueError(f"tokenizer has {len(base.tokens)} tokens, the model embeds {size}")
         embedder = embedder or EmbeddingCache(MeanOfParts(base.parts, *embedding_rows(model)))
-        generates = not _is_hf(model) or (hasattr(model, "can_generate") and model.can_generate())
-        segments = getattr(getattr(model, "config", None), "type_vocab_size", 0) > 1 if _is_hf(model) else False
+        generates = isinstance(model, SubwordLM) or (hasattr(model, "can_generate") and model.can_generate())
+        segments = getattr(model.config, "type_vocab_size", 0) > 1
         side: Padding = padding or ("left" if generates else "right")
         return cls(base, embedding, embedder, padding=side, boundary=boundary, max_bytes=max_bytes, segments=segments)
 
@@ -196,7 +197,7 @@ def base_of(model: Any, tokenizer: Any = None) -> BaseTokens:
 @torch.no_grad()
 def embedding_rows(model: Any) -> tuple[Tensor, Tensor | None]:
     """Input embeddings ``[V, D]`` as a model looks them up, scaled where it does so, and its output matrix if it is another."""
-    if not _is_hf(model):
+    if isinstance(model, SubwordLM):
         return model.embedding.weight.detach(), None
     module, head = model.get_input_embeddings(), model.get_output_embeddings()
     weight = module.weight.detach()
@@ -204,10 +205,6 @@ def embedding_rows(model: Any) -> tuple[Tensor, Tensor | None]:
     rows = weight if plain else module(torch.arange(len(weight), device=weight.device)).detach()
     own = getattr(head, "weight", None)
     return rows, None if own is None or (plain and own is module.weight) else own.detach()
-
-
-def _is_hf(model: Any) -> bool:
-    return hasattr(model, "get_input_embeddings")
 
 
 def _first_parts(values: list[list[Any]], starts: list[list[int]]) -> list[list[Any]]:

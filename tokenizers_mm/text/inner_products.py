@@ -94,9 +94,8 @@ class FaissIndex:
         self._width = rows.shape[1] + (space == "augmented")
         self._radius = max(float(part.float().square().sum(dim=1).max()) for part in rows.split(_CHUNK))
         inner = space != "augmented"
-        self._centres = (faiss.IndexFlatIP if inner else faiss.IndexFlatL2)(
-            self._width
-        )  # the index does not keep it alive
+        flat = faiss.IndexFlatIP if inner else faiss.IndexFlatL2
+        self._centres = flat(self._width)  # the index does not keep it alive
         metric = faiss.METRIC_INNER_PRODUCT if inner else faiss.METRIC_L2
         self._index: Any = faiss.IndexIVFFlat(self._centres, self._width, self.cells, metric)
         self._index.cp.min_points_per_centroid = 1

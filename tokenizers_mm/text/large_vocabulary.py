@@ -29,7 +29,7 @@ _KIND = "LargeVocabulary"
 _TENSORS = ("bytes", "lengths", "whole", "inputs", "outputs")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LargeVocabulary:
     """Tokens with their embeddings.
 
