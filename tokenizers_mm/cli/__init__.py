@@ -16,11 +16,13 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     forecasting,
     large_vocabulary,
     lm,
+    lm_bench,
     modelling,
     probing,
     retrofitting,
     streaming,
     text,
+    tokenize,
     training,
     transcoding,
 )
