@@ -23,7 +23,7 @@ def merge_eval(
     split: Split = None,
     merges: Annotated[
         str, typer.Option("--merges", "-m", help="Pairs merged in each batch, comma-separated; all for all.")
-    ] = "10,25,50,100,200,all",
+    ] = "10,50,200,all",
     share: Annotated[float, typer.Option("--share", help="Of a row's tokens that are its prefix.")] = 0.5,
     batch: Annotated[int, typer.Option("--batch", help="Rows that are merged together.", min=1)] = 16,
     length: Annotated[int, typer.Option("--length", help="Most bytes of a row.", min=8)] = 512,
@@ -72,13 +72,12 @@ def merge_eval(
 
 
 def _table(found: dict[str, Any], ways: list[str]) -> Table:
-    table = Table("", "merges", "prefix tokens", "unmerged", *ways, "right: unmerged", *ways, box=None)
+    table = Table("", "merges", "prefix tokens", "unmerged", *ways, *(f"nats off: {way}" for way in ways), box=None)
     for name, (first, *rows) in found.items():
         for row in rows:
             merges = "all" if row.merges is None else str(row.merges)
             saved = 100 * (1 - row.prefix_tokens / first.prefix_tokens)
             bits = [first.bits_per_byte["unmerged"], *(row.bits_per_byte[way] for way in ways)]
-            right = [first.accuracy["unmerged"], *(row.accuracy[way] for way in ways)]
-            shown = [f"{x:.4f}" for x in bits] + [f"{100 * x:.2f} %" for x in right]
+            shown = [f"{x:.4f}" for x in [*bits, *(row.divergence[way] for way in ways)]]
             table.add_row(name, merges, f"{row.prefix_tokens} (-{saved:.1f} %)", *shown)
     return table

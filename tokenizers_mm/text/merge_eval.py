@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,10 +20,11 @@ from tokenizers_mm.text.base_models import BaseLM
 from tokenizers_mm.text.corpus import Pieces
 from tokenizers_mm.text.embedders import TokenEmbedder
 from tokenizers_mm.text.model import costs
-from tokenizers_mm.text.retrofit import Read, texts_of
+from tokenizers_mm.text.retrofit import Read, divergence, texts_of
 from tokenizers_mm.text.sampled import Sampled, merge_prefixes
 
 UNMERGED = "unmerged"
+MEASURES = ("bits_per_byte", "accuracy", "divergence")
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,14 @@ class Budget:
         prefix_tokens: Tokens of all prefixes then.
         bits_per_byte: Of what follows, for each embedder.
         accuracy: Share of the base tokens that follow told right, for each embedder.
+        divergence: Within the prefixes, of what the model says after tokens from what it says after their parts, in nats.
     """
 
     merges: int | None
     prefix_tokens: int
     bits_per_byte: dict[str, float]
     accuracy: dict[str, float]
+    divergence: dict[str, float]
 
 
 class RandomEmbeddings:
@@ -65,7 +68,7 @@ def merge_eval(
     base: BaseLM,
     embedders: Mapping[str, TokenEmbedder],
     documents: Sequence[bytes],
-    merges: Sequence[int | None] = (10, 25, 50, 100, 200, None),
+    merges: Sequence[int | None] = (10, 50, 200, None),
     *,
     share: float = 0.5,
     batch_size: int = 16,
@@ -107,21 +110,29 @@ def _budget(
     merges: int | None,
     share: float,
 ) -> Budget:
-    bits, right = dict.fromkeys(embedders, 0.0), dict.fromkeys(embedders, 0)
-    size = count = tokens = 0
+    sums = {kind: dict.fromkeys(embedders, 0.0) for kind in ("bits", "right", "nats")}
+    size = count = tokens = places = 0
     for texts in batches:
-        sampled = merge_prefixes(base, texts, [share] * len(texts), merges)
-        tokens += sum(sampled.prefix)
-        size += _bytes_after(base, sampled)
+        plain, sampled = (merge_prefixes(base, texts, [share] * len(texts), most) for most in (0, merges))
+        taught = Read.of(base, plain, base.inputs[:0])
+        beginnings = replace(sampled, rows=[row[:n] for row, n in zip(sampled.rows, sampled.prefix, strict=True)])
         for name, embed in embedders.items():
             read = Read.of(base, sampled, embed(sampled.tokens)[0])
             nats, hit = costs(read.continuation_logits(base), read.told[read.after])
-            bits[name] += float(nats.double().sum()) / math.log(2)
-            right[name] += int(hit.sum())
+            off = divergence(base, plain, taught, beginnings, read)
+            sums["bits"][name] += float(nats.double().sum()) / math.log(2)
+            sums["right"][name] += int(hit.sum())
+            sums["nats"][name] += float(off.double().sum())
+        size, places = size + _bytes_after(base, sampled), places + len(off)
+        tokens += sum(sampled.prefix)
         count += sum(map(len, sampled.rows)) - sum(sampled.prefix)
     if not size:
         raise ValueError("documents must have rows with text after their prefixes, got none")
-    return Budget(merges, tokens, {k: v / size for k, v in bits.items()}, {k: v / count for k, v in right.items()})
+    means = (
+        {name: value / total for name, value in sums[kind].items()}
+        for kind, total in (("bits", size), ("right", count), ("nats", max(places, 1)))
+    )
+    return Budget(merges, tokens, *means)
 
 
 def _bytes_after(base: BaseLM, sampled: Sampled) -> int:
@@ -136,4 +147,4 @@ def mean_of(found: Sequence[Budget]) -> Budget:
     def mean(key: str) -> dict[str, float]:
         return {name: sum(getattr(each, key)[name] for each in found) / len(found) for name in names}
 
-    return Budget(found[0].merges, sum(b.prefix_tokens for b in found), mean("bits_per_byte"), mean("accuracy"))
+    return Budget(found[0].merges, sum(b.prefix_tokens for b in found), *map(mean, MEASURES))

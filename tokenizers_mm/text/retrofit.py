@@ -100,7 +100,9 @@ class Retrofit(nn.Module):
         if self.objective == "likelihood":
             cost = self.cost(sampled, found.inputs[:count], found.outputs[:count]).mean()
         else:
-            cost = self.divergence(sampled, found.inputs[:count], texts).mean()
+            plain = merge_prefixes(self.base, texts, [1.0] * len(texts), 0)
+            read = Read.of(self.base, sampled, found.inputs[:count])
+            cost = divergence(self.base, plain, Read.of(self.base, plain, self.base.inputs[:0]), sampled, read).mean()
         single = (mask.sum(dim=1) == 1) & (ids[:, 0] < self.hypernetwork.vocabulary_size)
         lexical = self._lexical(found, single, ids[:, 0])
         return cost + self.lexical_weight * lexical, {"lm": cost.detach(), "lexical": lexical.detach()}
@@ -119,37 +121,6 @@ class Retrofit(nn.Module):
         merged, _ = costs(read.features[read.prefix] @ table.T.to(read.features.dtype), read.told[read.prefix] - first)
         after, _ = costs(read.continuation_logits(self.base), read.told[read.after])
         return torch.cat([merged, after])
-
-    def divergence(self, sampled: Sampled, inputs: Tensor, texts: Sequence[str]) -> Tensor:
-        """Kullback-Leibler divergence of what comes next after tokens from what comes next after their parts, in nats.
-
-        Args:
-            sampled: The texts.
-            inputs: Embeddings of its tokens ``[n, D]``.
-            texts: As they are.
-
-        Returns:
-            One for each place at which tokens of both vocabularies end, but ends of texts.
-        """
-        plain = merge_prefixes(self.base, texts, [1.0] * len(texts), 0)
-        student, teacher = (self._ends(each) for each in (sampled, plain))
-        common = [sorted(set(a) & set(b)) for a, b in zip(student, teacher, strict=True)]
-        row = torch.tensor([i for i, ends in enumerate(common) for _ in ends], device=inputs.device)
-        logits = []
-        with torch.no_grad():
-            taught = Read.of(self.base, plain, self.base.inputs[:0])
-        for read, places in ((taught, teacher), (Read.of(self.base, sampled, inputs), student)):
-            at = [places[i][end] for i, ends in enumerate(common) for end in ends]
-            features = read.features[row, torch.tensor(at, device=row.device)]
-            logits.append((features @ self.base.outputs.T).float().log_softmax(dim=-1))
-        return F.kl_div(logits[1], logits[0], reduction="none", log_target=True).sum(dim=-1)
-
-    def _ends(self, sampled: Sampled) -> list[dict[int, int]]:
-        """For each row, from the byte at which a token ends, but for the last one, to its place after the start."""
-        sizes = [len(token) for token in (*self.base.pieces.tokens, *sampled.tokens)]
-        return [
-            {end: place for place, end in enumerate(accumulate(sizes[i] for i in row[:-1]), 1)} for row in sampled.rows
-        ]
 
     def _draw(self, count: int) -> Tensor:
         size = self.hypernetwork.vocabulary_size
@@ -202,6 +173,36 @@ class Read:
     def continuation_logits(self, base: BaseLM) -> Tensor:
         """Of what follows the prefixes, among the base's own rows: ``[n, V']``."""
         return self.features[self.after] @ base.outputs.T
+
+
+def divergence(base: BaseLM, plain: Sampled, taught: Read, sampled: Sampled, read: Read) -> Tensor:
+    """Kullback-Leibler divergence of what comes next after tokens from what comes next after their parts, in nats.
+
+    Args:
+        base: The model.
+        plain: Texts in base tokens.
+        taught: What the model made of them.
+        sampled: The texts in other tokens, or beginnings of them.
+        read: What the model made of these.
+
+    Returns:
+        One for each place at which tokens of both end, but ends of rows.
+    """
+    ends = [_ends(base, each) for each in (plain, sampled)]
+    common = [sorted(a.keys() & b.keys()) for a, b in zip(*ends, strict=True)]
+    row = torch.tensor([i for i, found in enumerate(common) for _ in found], dtype=torch.int64)
+    logits = []
+    for features, places in zip((taught.features.detach(), read.features), ends, strict=True):
+        at = torch.tensor([places[i][end] for i, found in enumerate(common) for end in found], dtype=torch.int64)
+        chosen = features[row.to(features.device), at.to(features.device)]
+        logits.append((chosen @ base.outputs.T).float().log_softmax(dim=-1))
+    return F.kl_div(logits[1], logits[0], reduction="none", log_target=True).sum(dim=-1)
+
+
+def _ends(base: BaseLM, sampled: Sampled) -> list[dict[int, int]]:
+    """For each row, from the byte at which a token ends, but for the last one, to its place after the start."""
+    sizes = [len(token) for token in (*base.pieces.tokens, *sampled.tokens)]
+    return [{end: place for place, end in enumerate(accumulate(sizes[i] for i in row[:-1]), 1)} for row in sampled.rows]
 
 
 def texts_of(rows: Sequence[Sequence[int]]) -> Iterator[str]:

@@ -81,7 +81,7 @@ def bars(values: Sequence[tuple[float, str]]) -> bytes:
 
 
 def merge_curves(found: Sequence[Budget], path: str | Path) -> None:
-    """A picture of bits per byte, and of tokens told right, over the length of merged prefixes.
+    """A picture of bits per byte, tokens told right and divergence over the length of merged prefixes.
 
     Args:
         found: Budgets, that of no merges first.
@@ -90,12 +90,16 @@ def merge_curves(found: Sequence[Budget], path: str | Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 3), dpi=150, layout="constrained")
+    figure = Figure(figsize=(12, 3), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     first, *rows = found
     percent = [100 * row.prefix_tokens / first.prefix_tokens for row in rows]
-    kinds = (("bits_per_byte", "bits a byte of what follows"), ("accuracy", "tokens that follow told right"))
-    for axis, (kind, label) in zip(figure.subplots(1, 2), kinds, strict=True):
+    kinds = (
+        ("bits_per_byte", "bits a byte of what follows"),
+        ("accuracy", "tokens that follow told right"),
+        ("divergence", "nats off in the prefix"),
+    )
+    for axis, (kind, label) in zip(figure.subplots(1, 3), kinds, strict=True):
         (start,) = getattr(first, kind).values()
         for name in getattr(rows[0], kind):
             axis.plot([100, *percent], [start, *(getattr(row, kind)[name] for row in rows)], marker="o", label=name)

@@ -117,8 +117,9 @@ class HypernetworkModule(LightningModule):
         return at
 
     def training_step(self, batch: Mapping[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
         if self.global_step < self.identity_steps:
-            loss, terms = self.task.identity_loss(), {}
+            loss = self.task.identity_loss()
         else:
             loss, terms = self.task.loss(batch["signal"])
         require_finite(loss.detach(), terms, self.global_step)
