@@ -2,6 +2,7 @@
 
 from tokenizers_mm.text.base_models import SubwordBase, TransformersBase
 from tokenizers_mm.text.dynamic import DynamicCodec
+from tokenizers_mm.text.dynamic_classifier import DynamicClassifier
 from tokenizers_mm.text.flat import ByteLM, SubwordLM
 from tokenizers_mm.text.hat_paper import HATPaper
 from tokenizers_mm.text.hat_tfree import HATTFree
@@ -16,6 +17,7 @@ __all__ = [
     "BatchMerges",
     "ByteCodec",
     "ByteLM",
+    "DynamicClassifier",
     "DynamicCodec",
     "HATPaper",
     "HATTFree",
