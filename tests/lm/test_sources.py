@@ -26,7 +26,9 @@ def test_a_row_is_the_same_whenever_it_is_asked_for() -> None:
     assert all(torch.equal(rows[i], found[i]) for i in (39, 0, 17))
     assert len({tuple(row.tolist()) for row in found}) > 30
     assert not torch.equal(NumberedRows(stream, 8, seed=2)[0], NumberedRows(stream, 8, seed=1)[0])
-    from_stream = [row for row in found if row.tolist() in [stream.ids[i : i + 8].tolist() for i in range(len(stream.ids))]]
+    from_stream = [
+        row for row in found if row.tolist() in [stream.ids[i : i + 8].tolist() for i in range(len(stream.ids))]
+    ]
     assert 10 <= len(from_stream) <= 30
 
 
@@ -61,7 +63,9 @@ def test_tokens_of_a_codec_are_sequences(tmp_path: Path) -> None:
 def test_batches_go_on_where_a_run_stopped() -> None:
     def module(**options: object) -> SequenceDataModule:
         stream = Stream(DOCUMENTS)
-        return SequenceDataModule(stream, stream, length=6, batch_size=4, examples_per_epoch=12, valid_rows=5, **options)  # type: ignore[arg-type]
+        return SequenceDataModule(
+            stream, stream, length=6, batch_size=4, examples_per_epoch=12, valid_rows=5, **options
+        )  # type: ignore[arg-type]
 
     whole = [batch["signal"] for batch in module().train_dataloader()]
     assert [row.shape for row in whole] == [(4, 6)] * 3

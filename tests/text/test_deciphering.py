@@ -47,7 +47,10 @@ def test_letters_of_documents(tmp_path: Path) -> None:
     assert Letters(str(tmp_path), alphabet="Ab ").ids.tolist() == [0, 1]
     found = windows([TEXT.encode(), b"short"], 100)
     assert torch.equal(found.flatten(), plain_ids(TEXT)[: found.numel()])
-    for wrong, message in ((lambda: windows([b"short"], 100), "100 letters"), (lambda: plain_ids("a", "aab "), "different")):
+    for wrong, message in (
+        (lambda: windows([b"short"], 100), "100 letters"),
+        (lambda: plain_ids("a", "aab "), "different"),
+    ):
         with pytest.raises(ValueError, match=message):
             wrong()
 
@@ -71,7 +74,22 @@ def test_commands_measure_and_decipher(folder: Path, tmp_path: Path) -> None:
     data, report = tmp_path / "test.txt", tmp_path / "report.json"
     data.write_text(TEXT * 2)
     run = CliRunner().invoke
-    done = run(app, ["text", "decipher", str(folder), "--data", str(data), "--rows", "2", "--beside", str(folder), "-o", str(report)])
+    done = run(
+        app,
+        [
+            "text",
+            "decipher",
+            str(folder),
+            "--data",
+            str(data),
+            "--rows",
+            "2",
+            "--beside",
+            str(folder),
+            "-o",
+            str(report),
+        ],
+    )
     assert done.exit_code == 0, done.output
     found = json.loads(report.read_text())
     assert set(found["keys"]) == {"64", "128", "256", "512"}
@@ -85,9 +103,21 @@ def test_commands_measure_and_decipher(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_annealed_recipe_leaves_a_lexinvariant_model(tmp_path: Path) -> None:
-    options = ["trainer.max_steps=3", "trainer.val_check_interval=3", "trainer.enable_progress_bar=false", "data.init_args.length=32"]
-    data = [f"data.init_args.{part}.init_args.path={registry.data_path('eval')}/samples/text/en.txt" for part in ("train", "valid")]
-    run = train("lexinvariant-anneal-small", [*options, *data, "model.init_args.network.init_args.layers=1"], output=tmp_path / "run")
+    options = [
+        "trainer.max_steps=3",
+        "trainer.val_check_interval=3",
+        "trainer.enable_progress_bar=false",
+        "data.init_args.length=32",
+    ]
+    data = [
+        f"data.init_args.{part}.init_args.path={registry.data_path('eval')}/samples/text/en.txt"
+        for part in ("train", "valid")
+    ]
+    run = train(
+        "lexinvariant-anneal-small",
+        [*options, *data, "model.init_args.network.init_args.layers=1"],
+        output=tmp_path / "run",
+    )
     model = load_symbol_model(run / "model")
     assert type(model) is LexinvariantLM and model.symbols == 27
 

@@ -26,7 +26,9 @@ Seed = Annotated[int, typer.Option("--seed", help="Of rows and keys.")]
 def learn_key(
     model: Annotated[str, typer.Argument(help="Folder of a trained model.", show_default=False)],
     folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
-    data: Annotated[str, typer.Option("--data", help="Texts to learn from, not those to decipher.", show_default=False)],
+    data: Annotated[
+        str, typer.Option("--data", help="Texts to learn from, not those to decipher.", show_default=False)
+    ],
     split: Split = None,
     texts: Annotated[int, typer.Option("--texts", help="Stretches to learn from.", min=1)] = 256,
     length: Annotated[int, typer.Option("--length", help="Letters of each.", min=16)] = 512,

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tokenizers_mm.checks import at_least
-from tokenizers_mm.lm.backbone import Transformer, draw
+from tokenizers_mm.lm.backbone import Attention, Transformer, draw
 from tokenizers_mm.lm.cache import Cache
 from tokenizers_mm.stored import Stored
 
@@ -83,10 +84,36 @@ class LexinvariantLM(Stored):
         self.into = nn.Linear(dim, dim, bias=False)
         self.out = nn.Linear(dim, dim, bias=False)
         self.log_scale = nn.Parameter(torch.zeros(()))
-        for name, parameter in self.named_parameters():  # larger than the transformer's own: so are rows than embeddings
+        self._initialize()
+
+    @torch.no_grad()
+    def _initialize(self) -> None:
+        """Begin with half of the heads looking at the symbol's own earlier places and the others copying rows to the output.
+
+        Half of the width holds the row of the symbol read, the other half what is to be written. Both are what every such model
+        comes to do, and takes long to find.
+        """
+        dim, half, layers = self.transformer.dim, self.transformer.dim // 2, len(self.transformer.blocks)
+        for (
+            name,
+            parameter,
+        ) in self.named_parameters():  # larger than the transformer's own: so are rows than embeddings
             if parameter.ndim == 2:
                 skip = name.endswith(("attention.out.weight", "down.weight"))
                 nn.init.normal_(parameter, std=(dim * (2 * layers if skip else 1)) ** -0.5)
+        read = nn.init.orthogonal_(torch.empty(half, dim))
+        self.into.weight.copy_(F.pad(read, (0, 0, 0, dim - half)))
+        self.out.weight.copy_(F.pad(read.T, (dim - half, 0)))
+        for block in self.transformer.blocks:
+            attention = cast(Attention, block.attention)
+            alike = attention.heads // 2 * (dim // attention.heads)
+            query, key, value, out = (getattr(attention, part).weight for part in ("query", "key", "value", "out"))
+            query[:alike, half:] = 0
+            query[:alike] *= 1.5
+            key[:alike] = query[:alike]
+            copies = nn.init.orthogonal_(torch.empty(dim - alike, half))
+            value[alike:, :half] = copies
+            out[dim - half :, alike:] += copies.T / math.sqrt(layers)
 
     def rows(self, batch: int, symbols: int | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Fresh rows ``[batch, V, D]``, each sequence its own, of independent normal values.

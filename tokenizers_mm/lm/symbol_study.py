@@ -26,7 +26,9 @@ def logits(model: LexinvariantLM, ids: Tensor, generator: torch.Generator) -> Te
     return torch.cat(parts)
 
 
-def positions(model: LexinvariantLM, ids: Tensor, generator: torch.Generator, edges: Sequence[int] = EDGES) -> list[float]:
+def positions(
+    model: LexinvariantLM, ids: Tensor, generator: torch.Generator, edges: Sequence[int] = EDGES
+) -> list[float]:
     """Mean cross-entropy in nats between successive ``edges`` of position (see :func:`loss_by_position`)."""
     return loss_by_position(logits(model, ids, generator), ids, edges)
 

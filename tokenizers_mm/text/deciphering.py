@@ -82,7 +82,9 @@ class Decipherer:
             ValueError: If the model is for another number of symbols.
         """
         if model.symbols != len(alphabet):
-            raise ValueError(f"model must be of {len(alphabet)} symbols, the letters of the alphabet, got {model.symbols}")
+            raise ValueError(
+                f"model must be of {len(alphabet)} symbols, the letters of the alphabet, got {model.symbols}"
+            )
         ids, _ = cipher(texts, len(alphabet), generator)
         found = states(model, ids, generator)
         probe = KeyProbe(found, texts, len(alphabet), ridge=10.0, balanced=True)
