@@ -93,9 +93,8 @@ def test_documents_of_a_row_are_apart(lm: LexinvariantLM) -> None:
     ids = torch.stack([torch.cat([first, gap, second, gap, end]), torch.cat([gap, third, gap, gap, second, end])])
     rows = lm.rows(4, 7, seed()).view(2, 2, 7, 32)
     found = lm(ids, rows)
-    for (row, document, start), alone in zip(
-        ((0, 0, 0), (0, 1, 6), (1, 0, 1), (1, 1, 7)), (first, second, third, second)
-    ):
+    places = ((0, 0, 0, first), (0, 1, 6, second), (1, 0, 1, third), (1, 1, 7, second))
+    for row, document, start, alone in places:
         expected = lm(alone[None], rows[row, document][None])[0]
         torch.testing.assert_close(found[row, start : start + len(alone)], expected, atol=1e-5, rtol=1e-5)
     assert Documents.of(ids).number.tolist()[0][:5] == [0] * 5
@@ -110,7 +109,8 @@ def test_saved_and_loaded_it_is_the_same(lm: LexinvariantLM, tmp_path: Path) -> 
     lm.save_pretrained(tmp_path)
     again = LexinvariantLM.from_pretrained(tmp_path)
     ids, rows = torch.randint(7, (2, 6)), lm.rows(2, generator=seed())
-    assert again.config == lm.config and again.config["symbols"] == 7
+    assert again.config == lm.config
+    assert again.config["symbols"] == 7
     assert torch.equal(again(ids, rows), lm(ids, rows))
     assert not [name for name, tensor in lm.state_dict().items() if 7 in tensor.shape]
 
@@ -126,13 +126,14 @@ def test_a_regularised_model_comes_to_be_lexinvariant(tmp_path: Path) -> None:
     assert torch.equal(model.rows(2), model.own.expand(2, -1, -1))
     model.anneal(1.0)
     plain = model.eval().lexinvariant()
-    assert type(plain) is LexinvariantLM and not plain.training
+    assert type(plain) is LexinvariantLM
+    assert not plain.training
     model.save_pretrained(tmp_path)
     again = RegularizedLM.from_pretrained(tmp_path)
     for other in (plain, again):  # the share is kept, and leaves nothing of the rows of its own
         assert torch.equal(other.loss(ids, seed()), model.loss(ids, seed()))
     for wrong in (lambda: RegularizedLM(share=1.5), lambda: model.rows(2, 8), lambda: model.anneal(2.0)):
-        with pytest.raises(ValueError, match="share|symbols must be 7"):
+        with pytest.raises(ValueError, match=r"share|symbols must be 7"):
             wrong()
 
 

@@ -20,10 +20,11 @@ from tokenizers_mm.training.run import parse, train
 
 SHIPPED = "lexinvariant-small"
 TEXT = (
-    "A farmer has twelve apples and gives three of them to each of his two brothers. On the way home he finds eight more apples under "
-    "a tree, and sells half of all that he has for two dollars each. How much money does the farmer make, and how many apples are left "
-    "for the next day? First we count the apples that he keeps: he has six left after the brothers have theirs, and then he finds "
-    "eight more, so that there are fourteen in all. He sells seven of them, which makes fourteen dollars, and keeps the other seven. "
+    "A farmer has twelve apples and gives three of them to each of his two brothers. On the way home he finds eight more apples "
+    "under a tree, and sells half of all that he has for two dollars each. How much money does the farmer make, and how many "
+    "apples are left for the next day? First we count the apples that he keeps: he has six left after the brothers have theirs, "
+    "and then he finds eight more, so that there are fourteen in all. He sells seven of them, which makes fourteen dollars, and "
+    "keeps the other seven. "
 )
 
 
@@ -57,12 +58,15 @@ def test_letters_of_documents(tmp_path: Path) -> None:
 
 def test_a_decipherer_is_kept_in_its_folder(folder: Path) -> None:
     again = Decipherer.load(folder)
-    assert again.alphabet == ALPHABET and int(again.counts.sum()) % 64 == 0
+    assert again.alphabet == ALPHABET
+    assert int(again.counts.sum()) % 64 == 0
     found = again.decipher("zyx zyx", seed())
-    assert sorted(found.key) == sorted(set("zyx zyx")) and len(set(found.key.values())) == 4
+    assert sorted(found.key) == sorted(set("zyx zyx"))
+    assert len(set(found.key.values())) == 4
     assert found.text == "".join(found.key[c] for c in "zyx zyx")
     accuracies = again.accuracies(windows([TEXT.encode()], 128), seed(), draws=1)
-    assert accuracies["chance"] == 1 / 27 and accuracies["key_by_frequency"] > 0.1
+    assert accuracies["chance"] == 1 / 27
+    assert accuracies["key_by_frequency"] > 0.1
     for text in ("", "".join(map(chr, range(28)))):
         with pytest.raises(ValueError, match="1 to 27 different"):
             again.decipher(text, seed())
@@ -96,10 +100,12 @@ def test_commands_measure_and_decipher(folder: Path, tmp_path: Path) -> None:
     assert len(found["nats_by_position"][str(folder)]) == 5
     assert {"lookup_4", "permute_3"} <= set(found["tasks"][str(folder)])
     done = run(app, ["text", "decipher", str(folder), "abc abc bca"])
-    assert done.exit_code == 0 and len(done.output.splitlines()[-1]) == 11
+    assert done.exit_code == 0
+    assert len(done.output.splitlines()[-1]) == 11
     assert isinstance(run(app, ["text", "decipher", str(folder)]).exception, ValueError)
     done = run(app, ["text", "learn-key", str(folder), str(tmp_path / "new"), "--data", str(data), "--length", "64"])
-    assert done.exit_code == 0 and Decipherer.load(tmp_path / "new")
+    assert done.exit_code == 0
+    assert Decipherer.load(tmp_path / "new")
 
 
 def test_the_annealed_recipe_leaves_a_lexinvariant_model(tmp_path: Path) -> None:
@@ -119,7 +125,8 @@ def test_the_annealed_recipe_leaves_a_lexinvariant_model(tmp_path: Path) -> None
         output=tmp_path / "run",
     )
     model = load_symbol_model(run / "model")
-    assert type(model) is LexinvariantLM and model.symbols == 27
+    assert type(model) is LexinvariantLM
+    assert model.symbols == 27
 
 
 @pytest.mark.parametrize("name", ["lexinvariant", "lexinvariant-small"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -126,7 +127,7 @@ def _show(report: Mapping[str, Any]) -> None:
     for length, row in report["keys"].items():
         keys.add_row(str(length), *(f"{100 * value:.1f} %" for value in row.values()))
     edges = report["edges"]
-    positions = Table("nats by position", *(f"{a}-{b}" for a, b in zip(edges, edges[1:], strict=False)), box=None)
+    positions = Table("nats by position", *(f"{a}-{b}" for a, b in pairwise(edges)), box=None)
     for name, nats in report["nats_by_position"].items():
         positions.add_row(name, *map(number, nats))
     tasks = Table("right answers", *next(iter(report["tasks"].values())), box=None)

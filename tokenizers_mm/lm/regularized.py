@@ -1,4 +1,4 @@
-"""Language models between the ordinary and the lexinvariant: symbols have rows of their own, some of which a sequence does without.
+"""Language models between the ordinary and the lexinvariant: symbols have rows, some of which a sequence does without.
 
 Huang et al., "Lexinvariant Language Models", NeurIPS 2023, regularise so with a share of 0.2. Raising the share to 1 during
 training, which leaves a lexinvariant model behind that learned its language with ordinary embeddings, is ours, as is the guide.
@@ -78,7 +78,7 @@ class RegularizedLM(LexinvariantLM):
         return nats + self.guide * cross_entropy(self.names(states[:, 1:]), ids[:, :-1])
 
     def anneal(self, done: float, final: float = 1.0, first: float = 0.0) -> None:
-        """Set the share at ``done`` (0 to 1) of a stretch of training that goes from ``first`` to ``final``, in a straight line."""
+        """Set the share at ``done`` (0 to 1) of a training that goes from ``first`` to ``final``, in a straight line."""
         if not 0 <= done <= 1:
             raise ValueError(f"done must be a share from 0 to 1, got {done}")
         self.share = first + done * (final - first)

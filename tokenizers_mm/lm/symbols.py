@@ -83,8 +83,8 @@ def repeated_words(batch: int, words: int, length: int, count: int, symbols: int
 
 
 def plain_ids(text: str, alphabet: str = ALPHABET) -> Tensor:
-    """A text's letters as places in an alphabet, in lower case where that has no capitals; runs of what is not in it, and of white
-    space, become one space.
+    """A text's letters as places in an alphabet, in lower case where that has no capitals; runs of what is not in it, and of
+    white space, become one space.
 
     Raises:
         ValueError: If the alphabet has no space, or a letter twice.
@@ -138,8 +138,8 @@ class KeyProbe:
         return probe
 
     def scores(self, states: Tensor, ids: Tensor) -> Tensor:
-        """How much speaks for each plain symbol, averaged over the places of a cipher symbol: ``[B, cipher, plain]``, 0 for cipher
-        symbols that do not occur."""
+        """How much speaks for each plain symbol, averaged over the places of a cipher symbol, ``[B, cipher, plain]``; 0 for
+        cipher symbols that do not occur."""
         scores = self._with_one(states) @ self.weight
         total = torch.zeros(len(ids), scores.shape[-1], scores.shape[-1], dtype=scores.dtype)
         total.scatter_add_(1, ids[..., None].expand_as(scores), scores)

@@ -1,7 +1,7 @@
 """Substitution ciphers read by a lexinvariant language model: a probe on its states says which letter each symbol stands for.
 
-The experiment of Huang et al., "Lexinvariant Language Models", NeurIPS 2023. The balance of rare letters in the probe, the average
-over draws of rows and keys without two symbols for one letter are ours.
+The experiment of Huang et al., "Lexinvariant Language Models", NeurIPS 2023. The balance of rare letters in the probe, the
+average over draws of rows and keys without two symbols for one letter are ours.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROBE = "key_probe.safetensors"
 
 
 def load_symbol_model(name: str | Path) -> LexinvariantLM:
-    """The lexinvariant or regularised model in a folder, or one that ships; a regularised one that came to be lexinvariant, as such.
+    """The lexinvariant or regularised model in a folder, or one that ships; one annealed to the end as lexinvariant.
 
     Raises:
         FileNotFoundError: If there is none.
