@@ -14,10 +14,13 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     evaluating,
     forecasting,
     lexinvariant,
+    lm,
+    lm_bench,
     modelling,
     probing,
     streaming,
     text,
+    tokenize,
     training,
     transcoding,
 )

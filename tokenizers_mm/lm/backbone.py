@@ -6,117 +6,26 @@ knows no modality. Batches may be ragged: rows are padded on the left, and posit
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from tokenizers_mm.lm.cache import Cache, Slots, SlotsAt
+from tokenizers_mm.lm.blocks import Attention, Block, SwiGLU
+from tokenizers_mm.lm.cache import Cache, CacheAt, Slots, SlotsAt
+from tokenizers_mm.lm.output import LMOutput, Trace
+from tokenizers_mm.lm.rope import CondRope, Rope, RopeLayout, rotate
+from tokenizers_mm.lm.sampling import Sampling, draw, generate
 
 __all__ = ["Attention", "Block", "Cache", "DecoderLM", "SwiGLU", "Transformer", "draw", "rotate"]
 
 
-def rotate(x: Tensor, positions: Tensor, base: float, scaling: Mapping[str, float] | None = None) -> Tensor:
-    """Rotary positions (Su et al., "RoFormer", 2021), halves rotated against each other, in float32.
-
-    Args:
-        x: Queries or keys ``[B, H, L, D]``, D even.
-        positions: int ``[B, L]``.
-        base: Of the wavelengths.
-        scaling: Llama 3.1's stretching of long wavelengths: ``factor``, ``low_freq_factor``, ``high_freq_factor`` and
-            ``original_max_position_embeddings``.
-    """
-    half = x.shape[-1] // 2
-    frequencies = base ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    if scaling is not None:
-        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
-        turns = scaling["original_max_position_embeddings"] * frequencies / (2 * math.pi)
-        keep = ((turns - low) / (high - low)).clamp(0, 1)
-        frequencies = frequencies * (keep + (1 - keep) / scaling["factor"])
-    angles = positions[:, None, :, None].float() * frequencies
-    first, second = x.float().chunk(2, dim=-1)
-    cos, sin = angles.cos(), angles.sin()
-    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
-
-
-class Attention(nn.Module):
-    """Self-attention of ``heads`` queries that share ``kv_heads`` keys and values; causal where no mask is given."""
-
-    def __init__(
-        self,
-        dim: int,
-        heads: int,
-        kv_heads: int,
-        dropout: float,
-        rope_base: float,
-        *,
-        rope_scaling: Mapping[str, float] | None = None,
-        qk_norm: bool = False,
-        eps: float = 1e-5,
-    ) -> None:
-        super().__init__()
-        self.heads, self.kv_heads, self.dropout = heads, kv_heads, dropout
-        self.rope_base, self.rope_scaling = rope_base, rope_scaling
-        width = dim // heads
-        self.query = nn.Linear(dim, heads * width, bias=False)
-        self.key = nn.Linear(dim, kv_heads * width, bias=False)
-        self.value = nn.Linear(dim, kv_heads * width, bias=False)
-        self.out = nn.Linear(heads * width, dim, bias=False)
-        self.query_norm = nn.RMSNorm(width, eps=eps) if qk_norm else nn.Identity()
-        self.key_norm = nn.RMSNorm(width, eps=eps) if qk_norm else nn.Identity()
-
-    def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | SlotsAt | None, layer: int
-    ) -> Tensor:
-        q = self.query_norm(rearrange(self.query(x), "b l (h d) -> b h l d", h=self.heads))
-        k = self.key_norm(rearrange(self.key(x), "b l (h d) -> b h l d", h=self.kv_heads))
-        q, k = (rotate(y, positions, self.rope_base, self.rope_scaling) for y in (q, k))
-        v = rearrange(self.value(x), "b l (h d) -> b h l d", h=self.kv_heads)
-        if cache is not None:
-            k, v = cache.write(layer, k, v)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=self.heads != self.kv_heads,
-            dropout_p=self.dropout if self.training else 0.0,
-        )  # fmt: skip
-        return self.out(rearrange(y, "b h l d -> b l (h d)"))
-
-
-class SwiGLU(nn.Module):
-    """Gated feed-forward layer (Shazeer, "GLU Variants Improve Transformer", 2020): ``[..., D] -> [..., D]``."""
-
-    def __init__(self, dim: int, hidden: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(dim, hidden, bias=False)
-        self.up = nn.Linear(dim, hidden, bias=False)
-        self.down = nn.Linear(hidden, dim, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
-
-
-class Block(nn.Module):
-    """Attention and feed-forward layer, each behind a norm and a skip."""
-
-    def __init__(self, dim: int, hidden: int, dropout: float, attention: Attention, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.attention_norm = nn.RMSNorm(dim, eps=eps)
-        self.attention = attention
-        self.mlp_norm = nn.RMSNorm(dim, eps=eps)
-        self.mlp = SwiGLU(dim, hidden)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(
-        self, x: Tensor, positions: Tensor, mask: Tensor | None, cache: Cache | SlotsAt | None, layer: int
-    ) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), positions, mask, cache, layer))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
-
-
 class Transformer(nn.Module):
     """A stack of blocks, causal by default: embeddings in, features out.
+
+    A forward hook on one of ``blocks`` sees and may change what that layer gives.
 
     Args:
         dim: Width D.
@@ -124,14 +33,19 @@ class Transformer(nn.Module):
         heads: Of the queries; ``dim / heads`` must be even.
         kv_heads: Of keys and values; as many as ``heads`` by default.
         hidden: Width of the feed-forward layers; by default 8/3 of ``dim`` up to a multiple of 32.
-        dropout: In attention and after each layer.
+        dropout: After each layer, and in attention.
         rope_base: Of the rotary positions.
-        rope_scaling: Of the rotary positions (see :func:`rotate`).
+        rope_scaling: Of the rotary positions; this and the next three as in :class:`~tokenizers_mm.lm.rope.Rope`.
+        rope_layout: Which features turn together.
+        rope_axes: Axes of positions: 1, or 2 for rows and columns.
+        cond_rope: What steps at negative positions become.
         causal: Whether a step sees no later ones. Without, only :meth:`packed` runs.
         window: Steps that a step sees at most, itself among them; None for all.
         qk_norm: Normalise the queries and keys of each head.
         final_norm: Normalise the features.
         eps: Of the norms.
+        attention_dropout: In attention, if not as ``dropout``.
+        checkpointing: In training, keep only the blocks' inputs and compute the rest again on the way back.
 
     Raises:
         ValueError: If widths and heads do not fit.
@@ -148,11 +62,16 @@ class Transformer(nn.Module):
         rope_base: float = 10000.0,
         *,
         rope_scaling: Mapping[str, float] | None = None,
+        rope_layout: RopeLayout = "halves",
+        rope_axes: int = 1,
+        cond_rope: CondRope = "identity",
         causal: bool = True,
         window: int | None = None,
         qk_norm: bool = False,
         final_norm: bool = True,
         eps: float = 1e-5,
+        attention_dropout: float | None = None,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
@@ -161,10 +80,18 @@ class Transformer(nn.Module):
                 f"dim must be heads times an even width and heads a multiple of kv_heads, got {dim}, {heads}, {kv_heads}"
             )
         self.dim, self.heads, self.kv_heads, self.causal, self.window = dim, heads, kv_heads, causal, window
-        hidden = -(-8 * dim // 3 // 32) * 32 if hidden is None else hidden
-        options = {"rope_scaling": rope_scaling, "qk_norm": qk_norm, "eps": eps}
+        self.hidden = -(-8 * dim // 3 // 32) * 32 if hidden is None else hidden
+        self.rope = Rope(dim // heads, rope_base, rope_scaling, rope_layout, rope_axes, cond_rope)
+        self.checkpointing = checkpointing
+        attention_dropout = dropout if attention_dropout is None else attention_dropout
         self.blocks = nn.ModuleList(
-            Block(dim, hidden, dropout, Attention(dim, heads, kv_heads, dropout, rope_base, **options), eps)  # type: ignore[arg-type]
+            Block(
+                dim,
+                self.hidden,
+                dropout,
+                Attention(dim, heads, kv_heads, attention_dropout, qk_norm=qk_norm, eps=eps),
+                eps,
+            )
             for _ in range(layers)
         )
         self.norm = nn.RMSNorm(dim, eps=eps) if final_norm else nn.Identity()
@@ -175,22 +102,29 @@ class Transformer(nn.Module):
 
     def cache(self, batch: int, capacity: int) -> Cache:
         """An empty cache for ``batch`` rows of at most ``capacity`` steps."""
-        like = next(self.parameters())
         shape = (batch, self.kv_heads, capacity, self.dim // self.heads)
-        keys, values = ([like.new_zeros(shape) for _ in self.blocks] for _ in range(2))
-        return Cache(keys, values, torch.zeros(batch, capacity, dtype=torch.bool, device=like.device))
+        return Cache(len(self.blocks), shape, next(self.parameters()))
 
     def slots(self, batch: int, capacity: int) -> Slots:
         """An empty cache for ``batch`` rows that advance each on its own; with a window, it has to fit with a chunk."""
         shape = (batch, self.kv_heads, capacity, self.dim // self.heads)
         return Slots(len(self.blocks), shape, next(self.parameters()))
 
+    def flops_per_token(self, context: int, *, training: bool = False) -> int:
+        """Floating-point operations of one step that sees ``context`` steps, multiplications and additions counted apart.
+
+        Products of weights and of attention only, the output layer not among them; three times as many with the way back.
+        """
+        weights = sum(p.numel() for p in self.blocks.parameters() if p.ndim == 2)
+        seen = context if self.window is None else min(context, self.window)
+        return (2 * weights + 4 * len(self.blocks) * self.dim * seen) * (3 if training else 1)
+
     def packed(self, x: Tensor, positions: Tensor, documents: Tensor, inject: Sequence[Tensor] | None = None) -> Tensor:
         """Features of rows that hold several documents, none of which sees another.
 
         Args:
             x: ``[B, L, D]``.
-            positions: Of each step in its document, int ``[B, L]``.
+            positions: Of each step in its document, int ``[B, L]`` or ``[B, L, axes]``.
             documents: Number of its document in the row, int ``[B, L]``, anything for padding as long as no document has it.
             inject: Added to the input of each block, ``[B, L, D]`` for each.
         """
@@ -215,60 +149,96 @@ class Transformer(nn.Module):
         at = slots.at(rows, positions)
         seen = at.positions[:, None, :]
         mask = (seen >= 0) & self._sees(positions.clamp(min=0)[:, :, None], seen)
-        return self._run(x, positions.clamp(min=0), mask[:, None], at, inject)
+        return self._run(x, positions, mask[:, None], at, inject)
 
     def _sees(self, query: Tensor, key: Tensor) -> Tensor:
         """Whether a step at ``query`` sees one at ``key``."""
         sees = key <= query if self.causal else torch.ones_like(key <= query)
         return sees if self.window is None else sees & (key > query - self.window)
 
-    def forward(self, x: Tensor, valid: Tensor | None = None, cache: Cache | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        valid: Tensor | None = None,
+        cache: Cache | None = None,
+        positions: Tensor | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
         """Features of the next steps.
 
         Args:
             x: ``[B, L, D]``.
-            valid: Which steps are real, bool ``[B, L]``, padding on the left; all by default.
+            valid: Which steps are real, bool ``[B, L]``; all by default. With a cache, only its first steps may be padding, on
+                the left.
             cache: What came before, extended in place.
+            positions: int ``[B, L]`` or ``[B, L, axes]``; by default the number of real steps before. Who sees whom does not
+                depend on them.
+            trace: Collects what the layers give.
 
         Returns:
             ``[B, L, D]``; those of padding mean nothing.
 
         Raises:
-            ValueError: If the cache is too short, or for another batch.
+            ValueError: If the cache is too short or for another batch, or padding is where it must not be.
         """
-        if valid is None and cache is None and self.window is None:
-            positions = torch.arange(x.shape[1], device=x.device).expand(len(x), -1)
-            return self._run(x, positions, None, None)
-        new = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if valid is None else valid
-        start = 0
         if cache is not None:
-            start, end = cache.length, cache.length + x.shape[1]
-            if end > cache.capacity or len(x) != len(cache.valid):
+            return self._continue(x, valid, cache, positions, trace)
+        at = torch.arange(x.shape[1], device=x.device)
+        if positions is None:
+            positions = at[None] if valid is None else valid.long().cumsum(dim=1) - 1
+        if valid is None and self.window is None:
+            return self._run(x, positions, None, None, trace=trace)
+        mask = self._sees(at[:, None], at)[None]
+        if valid is not None:  # padding attends to itself: a row without keys is NaN
+            mask = mask & valid[:, None, :] | (at[:, None] == at)
+        return self._run(x, positions, mask[:, None], None, trace=trace)
+
+    def _continue(
+        self, x: Tensor, valid: Tensor | None, cache: Cache, positions: Tensor | None, trace: Trace | None
+    ) -> Tensor:
+        """:meth:`forward` with a cache."""
+        if len(x) != cache.batch:
+            raise ValueError(f"the cache holds {cache.batch} rows of {cache.capacity} steps, got {len(x)} rows")
+        if valid is not None and not bool(valid.all()):
+            if cache.length or bool((valid[:, 1:] < valid[:, :-1]).any()):
                 raise ValueError(
-                    f"the cache holds {len(cache.valid)} rows of {cache.capacity} steps, got {len(x)} of {end}"
+                    "valid must be padding on the left of a cache's first steps; take back others by rollback"
                 )
-            cache.valid[:, start:end] = new
-            new = cache.valid[:, :end]
-        positions = (new.long().cumsum(dim=1) - 1).clamp(min=0)[:, start:]
-        at = torch.arange(new.shape[1], device=x.device)
-        past = self._sees(at[start:, None], at)
-        itself = at[start:, None] == at  # so that padding attends to something: a row without keys is NaN
-        y = self._run(x, positions, (past & new[:, None, :] | itself)[:, None], cache)
-        if cache is not None:
-            cache.length += x.shape[1]
-        return y
+            cache.start = valid.shape[1] - valid.sum(dim=1)
+        at = cache.take(x.shape[1])
+        if positions is None:
+            positions = at.columns if cache.start is None else at.columns - cache.start[:, None]
+        one = x.shape[1] == 1 or at.end == x.shape[1]  # a step that sees all there is, or the first ones
+        if one and at.even and cache.start is None and (self.window is None or at.end <= self.window):
+            return self._run(x, positions, None, at, trace=trace)
+        keys = torch.arange(at.end, device=x.device)
+        queries = at.columns[:, :, None]
+        mask = self._sees(queries, keys)
+        if cache.start is not None:
+            mask = mask & (keys >= cache.start[:, None, None]) | (keys == queries)
+        return self._run(x, positions, mask[:, None], at, trace=trace)
 
     def _run(
         self,
         x: Tensor,
         positions: Tensor,
         mask: Tensor | None,
-        cache: Cache | SlotsAt | None,
+        cache: CacheAt | SlotsAt | None,
         inject: Sequence[Tensor] | None = None,
+        trace: Trace | None = None,
     ) -> Tensor:
+        table = self.rope.table(positions)
+        again = self.checkpointing and self.training and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):
             x = x if inject is None else x + inject[layer]
-            x = block(x, positions, mask, cache, layer)
+            if trace is not None:
+                trace.hidden.append(x)
+            if again:
+                x = checkpoint(block, x, table, mask, cache, layer, trace, use_reentrant=False)
+            else:
+                x = block(x, table, mask, cache, layer, trace)
+        if trace is not None:
+            trace.hidden.append(x)
         return self.norm(x)
 
 
@@ -292,11 +262,66 @@ class DecoderLM(nn.Module):
         else:
             nn.init.normal_(self.head.weight, std=0.02)
 
-    def forward(self, ids: Tensor, valid: Tensor | None = None, cache: Cache | None = None) -> Tensor:
-        """Logits ``[B, L, V]`` of ids ``[B, L]``; ``valid`` and ``cache`` as in :meth:`Transformer.forward`."""
-        return self.head(self.transformer(self.embedding(ids), valid, cache))
+    def embed(self, ids: Tensor) -> Tensor:
+        """Embeddings ``[B, L, D]`` of ids ``[B, L]``."""
+        return self.embedding(ids)
 
-    @torch.no_grad()
+    def forward(
+        self,
+        ids: Tensor | None = None,
+        valid: Tensor | None = None,
+        past: Cache | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        positions: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attentions: bool = False,
+    ) -> LMOutput:
+        """Logits of the ids after these.
+
+        Args:
+            ids: int ``[B, L]``.
+            valid: Which steps are real; this and the next as in :meth:`Transformer.forward`.
+            past: The cache.
+            inputs_embeds: Embeddings ``[B, L, D]`` instead of ids.
+            positions: Of the steps.
+            output_hidden_states: Whether to give what layers give.
+            output_attentions: Whether to give what they attend to.
+
+        Raises:
+            ValueError: If there is not one of ids and embeddings.
+        """
+        if (ids is None) == (inputs_embeds is None):
+            raise ValueError("either ids or inputs_embeds must be given, got both or neither")
+        x = self.embed(ids) if ids is not None else inputs_embeds
+        wanted = output_hidden_states or output_attentions
+        trace = Trace(attentions=[] if output_attentions else None) if wanted else None
+        y = self.transformer(x, valid, past, positions, trace)
+        return LMOutput(
+            self.head(y),
+            tuple(trace.hidden) if trace is not None and output_hidden_states else None,
+            tuple(trace.attentions) if trace is not None and trace.attentions is not None else None,
+            past,
+        )
+
+    def flops_per_token(self, context: int, *, training: bool = False) -> int:
+        """As :meth:`Transformer.flops_per_token`, with the output layer."""
+        head = 2 * self.head.weight.numel() * (3 if training else 1)
+        return self.transformer.flops_per_token(context, training=training) + head
+
+    def prefill(self, ids: Tensor, valid: Tensor | None, capacity: int) -> tuple[Tensor, Cache]:
+        """Prompts ``[B, S, 1]`` to features ``[B, D]`` and a cache (:class:`~tokenizers_mm.lm.sampling.Generates`)."""
+        cache = self.transformer.cache(len(ids), capacity)
+        return self.transformer(self.embed(ids[..., 0]), valid, cache)[:, -1], cache
+
+    def advance(self, ids: Tensor, cache: Cache) -> Tensor:
+        """The next features ``[B, D]`` after ids ``[B, 1]``."""
+        return self.transformer(self.embed(ids), None, cache)[:, -1]
+
+    def read(self, hidden: Tensor, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
+        """Ids ``[B, 1]`` chosen after features ``[B, D]``."""
+        return choose(0, self.head(hidden))[:, None]
+
     def generate(
         self,
         ids: Tensor,
@@ -310,7 +335,7 @@ class DecoderLM(nn.Module):
         allowed: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Continuations of prompts.
+        """Continuations of prompts: :func:`~tokenizers_mm.lm.sampling.generate` with the options that one stream of ids needs.
 
         Args:
             ids: Prompts ``[B, L]``, padded on the left.
@@ -326,35 +351,8 @@ class DecoderLM(nn.Module):
         Returns:
             int64 ``[B, samples, steps]``.
         """
-        cache = self.transformer.cache(len(ids), ids.shape[1] + steps)
-        logits = self(ids, valid, cache)[:, -1]
-        cache, logits = cache.repeat(samples), logits.repeat_interleave(samples, dim=0)
-        drawn = []
-        for step in range(steps):
-            logits = logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
-            drawn.append(draw(logits, temperature=temperature, top_k=top_k, top_p=top_p, generator=generator))
-            if step + 1 < steps:
-                logits = self(drawn[-1][:, None], None, cache)[:, -1]
-        return rearrange(torch.stack(drawn, dim=-1), "(b s) l -> b s l", s=samples)
-
-
-def draw(
-    logits: Tensor,
-    *,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float = 1.0,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """One id per row of ``logits [..., V]``; arguments as in :meth:`DecoderLM.generate`."""
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    logits = logits.float() / temperature
-    if top_k is not None and top_k < logits.shape[-1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k, dim=-1).values[..., -1:], -torch.inf)
-    if top_p < 1:
-        ranked, order = logits.softmax(dim=-1).sort(dim=-1, descending=True)
-        before = ranked.cumsum(dim=-1) - ranked  # the likeliest stays, whatever its probability
-        logits = logits.masked_fill((before >= top_p).scatter(-1, order, before >= top_p), -torch.inf)
-    p = logits.softmax(dim=-1)
-    return torch.multinomial(p.flatten(0, -2), 1, generator=generator).view(p.shape[:-1])
+        found = generate(
+            self, ids[..., None], steps, valid=valid, samples=samples, sampling=Sampling(temperature, top_k, top_p),
+            mask=None if allowed is None else lambda step, lane, so_far: allowed[None], generators=generator,
+        )  # fmt: skip
+        return rearrange(found.ids, "(b s) l 1 -> b s l", s=samples)

@@ -57,7 +57,7 @@ class BinForecaster(Stored):
         past = past[..., -self.context :].flatten(0, 1)
         scale = mean_scale(past)[:, None]
         ids = self.bins.quantize(torch.cat([past, future.flatten(0, 1)], dim=1) / scale)
-        logits = self.lm(ids[:, :-1])[:, past.shape[1] - 1 :]
+        logits = self.lm(ids[:, :-1]).logits[:, past.shape[1] - 1 :]
         return F.cross_entropy(logits.flatten(0, 1), ids[:, past.shape[1] :].flatten(), ignore_index=PAD)
 
     def loss(self, signal: Tensor) -> Tensor:
