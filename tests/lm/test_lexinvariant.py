@@ -132,7 +132,7 @@ def test_a_regularised_model_comes_to_be_lexinvariant(tmp_path: Path) -> None:
     again = RegularizedLM.from_pretrained(tmp_path)
     for other in (plain, again):  # the share is kept, and leaves nothing of the rows of its own
         assert torch.equal(other.loss(ids, seed()), model.loss(ids, seed()))
-    for wrong in (lambda: RegularizedLM(share=1.5), lambda: model.rows(2, 8), lambda: model.anneal(2.0)):
+    for wrong in (lambda: RegularizedLM(share=1.5, **SIZES), lambda: model.rows(2, 8), lambda: model.anneal(2.0)):
         with pytest.raises(ValueError, match=r"share|symbols must be 7"):
             wrong()
 
