@@ -15,6 +15,7 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     evaluating,
     forecasting,
     large_vocabulary,
+    lexinvariant,
     lm,
     lm_bench,
     modelling,
