@@ -18,6 +18,7 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     lexinvariant,
     lm,
     lm_bench,
+    lm_eval,
     modelling,
     probing,
     retrofitting,
