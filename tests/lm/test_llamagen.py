@@ -159,6 +159,17 @@ def test_samples_are_guided_against_no_condition() -> None:
     assert not torch.equal(found, plain)
 
 
+def test_rows_may_stand_at_different_places_of_their_grids() -> None:
+    model, labels, ids = lively(LlamaGen(**TINY, classes=10)), torch.tensor([3, 8]), torch.randint(V, (2, 15))
+    _, cache = model.prefill(labels[:, None, None], None, 30)
+    for t in range(8):
+        model.advance(ids[:, t : t + 1], cache)
+    cache.rollback(torch.tensor([0, 5]))  # 8 codes of the first image, 3 of the second
+    hidden = model.advance(torch.stack([ids[0, 8:9], ids[1, 3:4]]), cache)
+    expected = model(ids, labels)
+    torch.testing.assert_close(model.head(hidden), torch.stack([expected[0, 9], expected[1, 4]]), atol=1e-4, rtol=1e-4)
+
+
 def test_captions_may_be_short() -> None:
     """Padding on the left is as if it weren't there, in samples too."""
     model = lively(LlamaGen(**TINY, classes=None, caption_dim=8, caption_steps=4))
