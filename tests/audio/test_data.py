@@ -308,7 +308,7 @@ def test_ranks_share_the_examples_without_overlap(folder: Path, monkeypatch: pyt
     alone = torch.cat(stream(built.train_dataloader(), 8))
     parts = []
     for rank in range(2):
-        monkeypatch.setattr(loader_module, "_world", lambda rank=rank: (rank, 2))
+        monkeypatch.setattr(loader_module, "world", lambda rank=rank: (rank, 2))
         loader = built.train_dataloader()
         assert len(loader) == 4
         parts.append(stream(loader, 4))

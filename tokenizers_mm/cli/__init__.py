@@ -17,6 +17,7 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     probing,
     streaming,
     text,
+    tokenize,
     training,
     transcoding,
 )

@@ -91,6 +91,27 @@ def reading(options: Mapping[str, object]) -> dict[str, Any]:
     return dict(options)
 
 
+def lines(
+    path: str | Path, spec: TokenSpec, *, split: str | None = None, errors: Errors = "strict"
+) -> Iterator[tuple[int, str]]:
+    """Numbers, from 0, and texts of the lines that are not blank, without their ends, one in memory at a time.
+
+    Arguments and errors are those of :func:`read`; damage shows when the iterator reaches it.
+    """
+    path = Path(path)
+    if split is not None:
+        found = ((n, line) for n, line in enumerate(read(path, spec, split=split, errors=errors).split("\n")))
+        yield from ((n, line.removesuffix("\r")) for n, line in found if line.strip())
+        return
+    try:
+        with _OPENERS.get(path.suffix.lower(), open)(path, "rb") as file:
+            for number, line in enumerate(file):
+                if line.strip():
+                    yield number, decode(line.rstrip(b"\r\n"), f"{path}, line {number}", errors)
+    except (EOFError, lzma.LZMAError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is damaged or not compressed so: {error}") from None
+
+
 def texts(paths: Iterable[Path], split: str | None = None) -> Iterator[str]:
     """Texts to learn from: each file as one, or with ``split`` each of its documents of that split."""
     for path in paths:

@@ -35,11 +35,11 @@ class ResumableLoader:
         self.examples_per_epoch, self.examples_seen = examples_per_epoch, 0
 
     def __len__(self) -> int:
-        return max(1, self.examples_per_epoch // (self.batch_size * _world()[1]))
+        return max(1, self.examples_per_epoch // (self.batch_size * world()[1]))
 
     def __iter__(self) -> Iterator[Any]:
-        rank, world = _world()
-        step = self.batch_size * world
+        rank, ranks = world()
+        step = self.batch_size * ranks
         first = self.examples_seen + rank * self.batch_size
         batches = [range(n, n + self.batch_size) for n in range(first, first + len(self) * step, step)]
         for batch in loader(self.dataset, self.num_workers, self.collate, batch_sampler=batches):
@@ -63,7 +63,7 @@ def loader(dataset: Dataset, num_workers: int, collate: Callable[[list], Any], *
     )
 
 
-def _world() -> tuple[int, int]:
+def world() -> tuple[int, int]:
     """This process's rank and the number of ranks."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
