@@ -46,8 +46,8 @@ class TokenLM(Stored):
         tied: Whether the output layer is the embedding; if not, it starts at zero.
         label_dropout: Share of documents whose label is left out in training, for guidance.
         checkpointing: Compute activations anew in the backward pass.
-        levels: Of the scalar quantizers of streams, first digit first (Mentzer et al., "Finite Scalar Quantization", 2024). The rows
-            of such a stream's codes start as sums of one row for each digit, so that codes which share digits start alike.
+        levels: Of the scalar quantizers of streams, first digit first (Mentzer et al., "Finite Scalar Quantization", 2024). The
+            rows of such a stream's codes start as sums of one row for each digit: codes that share digits start alike.
 
     Raises:
         ValueError: If an argument is out of range, or levels make another number of codes than the stream has.
@@ -186,6 +186,20 @@ class TokenLM(Stored):
         if not count:
             raise ValueError("signal must hold something to tell, or weights count something, got nothing")
         return total / count
+
+    def count(self, signal: Tensor) -> int:
+        """Ids in documents ``[B, S, L]``."""
+        return int(((signal != PAD) & (signal != EMPTY)).sum())
+
+    def flops(self, signal: Tensor) -> int:
+        """Floating-point operations of a training step on documents ``[B, S, L]``, where all of a row were one document."""
+        rows = torch.zeros(self.vocabulary.size, dtype=torch.int64)  # of the output layer that a code is drawn among
+        for stream in self.vocabulary.streams:
+            for codebook, size in enumerate(stream.spec.codebook_sizes):
+                codes = self.vocabulary.codes(stream.name, codebook)
+                rows[codes.start : codes.stop] = size
+        steps = self.transformer.flops_per_token(signal.shape[1] // 2, training=True) * signal[..., 0].numel()
+        return steps + 6 * self.head.in_features * int(rows[signal.cpu()].sum())
 
     def _without_some_labels(self, ids: Tensor) -> Tensor:
         if not self.vocabulary.classes or not self.label_dropout:
