@@ -16,11 +16,23 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tokenizers_mm.bitstream import BitstreamError
     from tokenizers_mm.codec import Codec
+    from tokenizers_mm.language_models import list_lms, load_lm
     from tokenizers_mm.registry import list_codecs, load, register
     from tokenizers_mm.tokens import Tokens, TokenSpec
 
 __version__ = "0.1.0"
-__all__ = ["BitstreamError", "Codec", "TokenSpec", "Tokens", "__version__", "list_codecs", "load", "register"]
+__all__ = [
+    "BitstreamError",
+    "Codec",
+    "TokenSpec",
+    "Tokens",
+    "__version__",
+    "list_codecs",
+    "list_lms",
+    "load",
+    "load_lm",
+    "register",
+]
 
 _HOMES = {
     "BitstreamError": "bitstream",
@@ -28,7 +40,9 @@ _HOMES = {
     "TokenSpec": "tokens",
     "Tokens": "tokens",
     "list_codecs": "registry",
+    "list_lms": "language_models",
     "load": "registry",
+    "load_lm": "language_models",
     "register": "registry",
 }
 

@@ -185,7 +185,10 @@ def test_streams_that_cannot_be_written_are_refused(wrong: dict) -> None:
 
 
 def test_a_vocabulary_survives_json() -> None:
-    vocabulary = Vocabulary(list(STREAMS.values()), classes=4)
+    vocabulary = Vocabulary(list(STREAMS.values()), classes=["cat", "dog"])
+    assert vocabulary.label("dog") == vocabulary.label(1)
+    with pytest.raises(ValueError, match="such as dog"):
+        vocabulary.label("dot")
     again = Vocabulary(**vocabulary.to_dict())
     assert again.streams == vocabulary.streams
     assert again.size == vocabulary.size

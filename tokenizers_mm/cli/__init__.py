@@ -13,6 +13,7 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     dynamic,
     evaluating,
     forecasting,
+    lm,
     modelling,
     probing,
     streaming,

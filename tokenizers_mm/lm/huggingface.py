@@ -89,14 +89,14 @@ class HuggingFaceLM(nn.Module):
         documents ``[B, S, 1]``, or strings.
     """
 
-    def __init__(self, model: str, streams: Sequence[Mapping[str, Any]], classes: int = 0) -> None:
+    def __init__(self, model: str, streams: Sequence[Mapping[str, Any]], classes: int | Sequence[str] = 0) -> None:
         super().__init__()
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         self.vocabulary = Vocabulary(streams, classes)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True)
+        self.model = AutoModelForCausalLM.from_pretrained(model, use_safetensors=True)
         self.added = AddedTokens(AutoTokenizer.from_pretrained(model), self.vocabulary)
-        if self.model.get_input_embeddings().num_embeddings < len(self.added.tokenizer):
+        if cast(nn.Embedding, self.model.get_input_embeddings()).num_embeddings < len(self.added.tokenizer):
             self.model.resize_token_embeddings(len(self.added.tokenizer))
 
     def loss(self, signal: Tensor | Sequence[str]) -> Tensor:

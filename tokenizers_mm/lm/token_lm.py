@@ -33,7 +33,7 @@ class TokenLM(Stored):
 
     Args:
         streams: Whose tokens it models (see :class:`~tokenizers_mm.lm.stream.Stream`); ``{"name": ..., "codec": ...}`` does.
-        classes: Labels of documents.
+        classes: Labels of documents: their number, or their names.
         dim: Width D.
         layers: Blocks.
         heads: Of queries.
@@ -59,7 +59,7 @@ class TokenLM(Stored):
     def __init__(
         self,
         streams: Sequence[Mapping[str, Any]],
-        classes: int = 0,
+        classes: int | Sequence[str] = 0,
         dim: int = 256,
         layers: int = 6,
         heads: int = 4,
@@ -225,7 +225,7 @@ class TokenLM(Stored):
         stream: str,
         prompt: Tokens | None = None,
         *,
-        labels: Sequence[int | None] | None = None,
+        labels: Sequence[int | str | None] | None = None,
         before: Sequence[Sequence[Part]] | None = None,
         shape: Sequence[int] | None = None,
         count: int = 1,
@@ -278,7 +278,7 @@ class TokenLM(Stored):
 
     def compose(
         self,
-        labels: Sequence[int | None] | None = None,
+        labels: Sequence[int | str | None] | None = None,
         *,
         before: Sequence[Sequence[Part]] | None = None,
         count: int = 1,
@@ -294,7 +294,7 @@ class TokenLM(Stored):
         return [w.parts for w in write(self, orders, max_steps, sampling, _generators(seed, rows, self.device))]
 
     @torch.no_grad()
-    def score(self, tokens: Tokens, stream: str, labels: Sequence[int | None] | None = None) -> Tensor:
+    def score(self, tokens: Tokens, stream: str, labels: Sequence[int | str | None] | None = None) -> Tensor:
         """Nats of each code of items that are documents of their own.
 
         Args:

@@ -6,6 +6,7 @@ codebook of one stream, or is special, so that what the ids mean never depends o
 
 from __future__ import annotations
 
+import difflib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -28,25 +29,26 @@ class Vocabulary:
 
     Args:
         streams: Whose tokens there are; names, or mappings as of :meth:`Stream.to_dict`.
-        classes: Labels that a document may be conditioned on; with any, the second id of every document is its label or the one
-            that stands for none.
+        classes: Labels that a document may be conditioned on, their number or their names; with any, the second id of every
+            document is its label or the one that stands for none.
 
     Raises:
-        ValueError: If there are no streams, or two share a name.
+        ValueError: If there are no streams, or two streams or classes share a name.
     """
 
     pad = PAD
 
-    def __init__(self, streams: Sequence[Stream | Mapping[str, Any]], classes: int = 0) -> None:
+    def __init__(self, streams: Sequence[Stream | Mapping[str, Any]], classes: int | Sequence[str] = 0) -> None:
         self.streams = tuple(s if isinstance(s, Stream) else Stream.from_dict(s) for s in streams)
         names = [stream.name for stream in self.streams]
         if not names or len(set(names)) < len(names):
             raise ValueError(f"streams must be at least one, each with a name of its own, got {names}")
-        if classes < 0:
-            raise ValueError(f"classes must be 0 or more, got {classes}")
-        self.classes = classes
+        self.class_names = () if isinstance(classes, int) else tuple(classes)
+        self.classes = classes if isinstance(classes, int) else len(classes)
+        if self.classes < 0 or len(set(self.class_names)) < len(self.class_names):
+            raise ValueError(f"classes must be 0 or more, or names that differ, got {classes}")
         self.lanes = max(stream.order.lanes for stream in self.streams)
-        at = len(_SPECIALS) + (classes + 1 if classes else 0)
+        at = len(_SPECIALS) + (self.classes + 1 if self.classes else 0)
         self._tags = at
         at += 2 * len(names)
         self._first: list[list[int]] = []  # of each codebook of each stream
@@ -110,12 +112,19 @@ class Vocabulary:
         """Id of the tag after a stream's items."""
         return self.begin(name) + 1
 
-    def label(self, number: int | None) -> int:
-        """Id of a class, or of none.
+    def label(self, number: int | str | None) -> int:
+        """Id of a class, by number or name, or of none.
 
         Raises:
             ValueError: If there is no such class.
         """
+        if isinstance(number, str):
+            if number not in self.class_names:
+                close = difflib.get_close_matches(number, self.class_names, 3) or self.class_names[:8]
+                raise ValueError(
+                    f"label must be the name of a class, such as {', '.join(close) or 'none here'}, got {number!r}"
+                )
+            number = self.class_names.index(number)
         if not self.classes or (number is not None and not 0 <= number < self.classes):
             raise ValueError(f"label must be None or below {self.classes}, the number of classes, got {number}")
         return len(_SPECIALS) + (0 if number is None else 1 + number)
@@ -172,7 +181,7 @@ class Vocabulary:
         i, stream = self.index(name), self.stream(name)
         return torch.tensor([self._first[i][stream.codebook(column)] for column in range(stream.columns)])
 
-    def document(self, segments: Sequence[tuple[str, Tokens]], label: int | None = None) -> Tensor:
+    def document(self, segments: Sequence[tuple[str, Tokens]], label: int | str | None = None) -> Tensor:
         """Ids of a document.
 
         Args:
@@ -188,7 +197,7 @@ class Vocabulary:
         ids = [self.opening(label), *(self.segment(name, tokens) for name, tokens in segments), self._step(EOS)]
         return torch.cat(ids)
 
-    def opening(self, label: int | None = None) -> Tensor:
+    def opening(self, label: int | str | None = None) -> Tensor:
         """What every document begins with, ``[1 or 2, L]``."""
         if not self.classes:
             if label is not None:
@@ -269,4 +278,7 @@ class Vocabulary:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain mapping for JSON."""
-        return {"streams": [stream.to_dict() for stream in self.streams], "classes": self.classes}
+        return {
+            "streams": [stream.to_dict() for stream in self.streams],
+            "classes": list(self.class_names) or self.classes,
+        }

@@ -30,7 +30,7 @@ class Order:
     """
 
     stream: str | None = None
-    label: int | None = None
+    label: int | str | None = None
     before: Sequence[Part] = ()
     prompt: Tokens | None = None
     shape: tuple[int, ...] | None = None

@@ -110,9 +110,9 @@ def tokenize(
     """
     tally, start = Tally(), time.perf_counter()
 
-    def fresh() -> Iterator[Example]:
-        for example in map(Example._make, examples):
-            if example.key in done:
+    def fresh() -> Iterator[Example | tuple[str, Source, Label]]:
+        for example in examples:
+            if example[0] in done:
                 tally.done_before += 1
             else:
                 yield example
@@ -142,7 +142,11 @@ def broken_list(path: Path) -> Callable[[Broken], None]:
 
 
 def encode_all(
-    examples: Iterable[Example], codec: Codec, *, batch_size: int = 16, window: float = 10.0
+    examples: Iterable[Example | tuple[str, Source, Label]],
+    codec: Codec,
+    *,
+    batch_size: int = 16,
+    window: float = 10.0,
 ) -> Iterator[Item | Broken]:
     """Items of tokens, or what is broken, in the order of the examples.
 
@@ -150,7 +154,7 @@ def encode_all(
     Arguments are those of :func:`tokenize`.
     """
     checks.at_least(1, batch_size=batch_size)
-    remaining, rest = iter(examples), True
+    remaining, rest = map(Example._make, examples), True
     while rest:
         waiting: list[tuple[Example, Loaded | Broken]] = []
         long: tuple[Example, Loaded] | None = None

@@ -13,7 +13,6 @@ from torch import Tensor
 from tokenizers_mm.lm.backbone import draw
 from tokenizers_mm.text.model import TextLM
 from tokenizers_mm.text.rows import END, MARKS, WORD
-from tokenizers_mm.weights import CONFIG, read_config
 
 
 def load_model(name: str | Path) -> TextLM:
@@ -23,26 +22,12 @@ def load_model(name: str | Path) -> TextLM:
         FileNotFoundError: If there is none.
         ValueError: If it is of something else.
     """
-    from tokenizers_mm import registry  # above the wings: what is found by name
-    from tokenizers_mm import text as wing
+    from tokenizers_mm.language_models import load_lm  # above the wings: what is found by name
 
-    def is_model(kind: object) -> bool:
-        found = getattr(wing, str(kind), None)
-        return isinstance(found, type) and issubclass(found, TextLM)
-
-    shipped = registry.data_path("checkpoints") / name
-    folder = shipped if not Path(name).is_dir() and shipped.is_dir() else Path(name)
-    if not folder.is_dir():
-        kinds = {
-            file.parent.name: read_config(file).get("class") for file in sorted(shipped.parent.glob(f"*/{CONFIG}"))
-        }
-        ours = [each for each, kind in kinds.items() if is_model(kind)]
-        raise FileNotFoundError(
-            f"no language model of text {str(name)!r}: expected a folder or one of {', '.join(ours)}"
-        )
-    if not is_model(kind := read_config(folder / CONFIG).get("class")):
-        raise ValueError(f"{folder} must hold a language model of text, got class {kind!r}")
-    return getattr(wing, str(kind)).from_pretrained(folder)
+    model = load_lm(name)
+    if not isinstance(model, TextLM):
+        raise ValueError(f"{name} must be a language model of text, got {type(model).__name__}")
+    return model
 
 
 def stream(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 import lightning as L
 import torch
@@ -60,7 +60,8 @@ class TokenLoader:
 
     def __init__(self, documents: Callable[[Share], Documents], batches_per_epoch: int, num_workers: int = 0) -> None:
         self.documents, self.batches_per_epoch, self.num_workers = documents, batches_per_epoch, num_workers
-        self.batches, self.states = 0, [None for _ in range(max(1, num_workers))]  # type: list[State | None]
+        self.batches = 0
+        self.states: list[State | None] = [None] * max(1, num_workers)
 
     def __len__(self) -> int:
         return self.batches_per_epoch
@@ -84,9 +85,8 @@ class TokenLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where every stream of every rank stands; all ranks must ask."""
-        ranks: list[Any] = [self.states]
-        if (count := world()[1]) > 1:
-            ranks = [None] * count
+        ranks: list[Any] = [self.states] * world()[1]
+        if len(ranks) > 1:
             torch.distributed.all_gather_object(ranks, self.states)
         return {"batches": self.batches, "ranks": ranks}
 
@@ -157,8 +157,8 @@ class TokenDataModule(L.LightningDataModule):
         at_least(1, buffer=buffer, batches_per_epoch=batches_per_epoch)
         at_least(0, num_workers=num_workers, seed=seed)
         for name, value, allowed in (("packing", packing, Packing), ("long", long, Long)):
-            if value not in allowed.__args__:
-                raise ValueError(f"{name} must be one of {allowed.__args__}, got {value!r}")
+            if value not in get_args(allowed):
+                raise ValueError(f"{name} must be one of {get_args(allowed)}, got {value!r}")
         if not train:
             raise ValueError("train must name at least one source, got none")
         self.vocabulary = vocabulary
@@ -244,5 +244,5 @@ def _same(batch: Any) -> Any:
     return batch
 
 
-def _signal(batch: tuple[int, Tensor, State]) -> Batch:
+def _signal(batch: Any) -> Batch:
     return {"signal": batch[1]}
