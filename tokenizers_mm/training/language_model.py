@@ -88,12 +88,15 @@ class LanguageModelModule(LightningModule):
         """What a run leaves behind, by folder."""
         return {"model": self.trained}
 
-    def configure_optimizers(self) -> Any:
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What is trained: matrices, and vectors without weight decay."""
         trained = [p for p in self.network.parameters() if p.requires_grad]
         matrices, vectors = [p for p in trained if p.ndim > 1], [p for p in trained if p.ndim <= 1]
         groups: list[dict[str, Any]] = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
-        optimizer = self.make_optimizer([group for group in groups if group["params"]])
-        return scheduled(self, optimizer, self.warmup_steps, self.min_lr)
+        return [group for group in groups if group["params"]]
+
+    def configure_optimizers(self) -> Any:
+        return scheduled(self, self.make_optimizer(self.parameter_groups()), self.warmup_steps, self.min_lr)
 
     def configure_callbacks(self) -> list[Callback]:
         return [Throughput(self._work, self.peak_flops)]
