@@ -125,9 +125,11 @@ def test_a_model_survives_its_folder(tmp_path: Path) -> None:
 def test_it_learns_what_a_pattern_allows_it_to_see() -> None:
     """The second codebook copies the first: known where codes come one after the other, unknowable where they come at once."""
     nats = {}
-    for name in ("residual", "parallel"):
+    for name in ("residual", "parallel", "depth"):
         torch.manual_seed(0)
-        network = TokenLM([STREAMS[name].to_dict()], **SMALL)  # type: ignore[arg-type]
+        inner = {"dim": 32, "layers": 1, "heads": 2} if name == "depth" else None
+        name, key = ("parallel", "depth") if inner else (name, name)
+        network = TokenLM([STREAMS[name].to_dict()], depth=inner, **SMALL)  # type: ignore[arg-type]
         optimizer = torch.optim.Adam(network.parameters(), 1e-2)
         generator = torch.Generator().manual_seed(0)
         for _ in range(60):
@@ -137,8 +139,9 @@ def test_it_learns_what_a_pattern_allows_it_to_see() -> None:
             network.loss(torch.stack(batch)).backward()
             optimizer.step()
         with torch.no_grad():
-            nats[name] = float(network.eval().score(Tokens(codes, STREAMS[name].spec), name)[..., 1].mean())
+            nats[key] = float(network.eval().score(Tokens(codes, STREAMS[name].spec), name)[..., 1].mean())
     assert nats["residual"] < 0.1
+    assert nats["depth"] < 0.1
     assert nats["parallel"] > 0.9 * math.log(5)
 
 

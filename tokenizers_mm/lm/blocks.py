@@ -44,7 +44,7 @@ class Attention(Joint):
         trace: Trace | None = None,
     ) -> Tensor:
         """Features ``[B, L, D]``; without a mask, several steps are the first ones and causal, and one sees all."""
-        qkv = F.linear(x, self.qkv).unflatten(-1, (-1, self.width)).transpose(1, 2)
+        qkv = (x @ self.qkv).unflatten(-1, (-1, self.width)).transpose(1, 2)
         qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
         if self.query_norm is None or self.key_norm is None:
             q, k = turn(qk, table).split((self.heads, self.kv_heads), dim=1)
@@ -84,7 +84,7 @@ class SwiGLU(Joint):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = F.linear(x, self.gate_up).chunk(2, dim=-1)
+        gate, up = (x @ self.gate_up).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
 
@@ -97,7 +97,7 @@ class Block(nn.Module):
         self.attention = attention
         self.mlp_norm = nn.RMSNorm(dim, eps=eps)
         self.mlp = SwiGLU(dim, hidden)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
 
     def forward(
         self,
@@ -108,5 +108,8 @@ class Block(nn.Module):
         layer: int,
         trace: Trace | None = None,
     ) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), table, mask, cache, layer, trace))
-        return x + self.dropout(self.mlp(self.mlp_norm(x)))
+        x = x + self._drop(self.attention(self.attention_norm(x), table, mask, cache, layer, trace))
+        return x + self._drop(self.mlp(self.mlp_norm(x)))
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return F.dropout(x, self.dropout) if self.training and self.dropout else x

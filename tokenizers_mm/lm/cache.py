@@ -60,13 +60,15 @@ class Cache:
                 self.length -= steps
                 return
             steps = torch.full((self.batch,), steps, device=self.keys[0].device)
+        if steps.shape != (self.batch,):
+            raise ValueError(f"steps must be a number or one for each of {self.batch} rows, got {list(steps.shape)}")
         lengths = (self.length if self.lengths is None else self.lengths) - steps
         floor = torch.zeros_like(lengths) if self.start is None else self.start
-        low, high, below, negative = torch.stack(
+        low, high, spare, least = torch.stack(
             [lengths.min(), lengths.max(), (lengths - floor).min(), steps.min()]
         ).tolist()
-        if below < 0 or negative < 0 or len(steps) != self.batch:
-            raise ValueError(f"steps must be from 0 to what each of {self.batch} rows holds, got {steps.tolist()}")
+        if spare < 0 or least < 0:
+            raise ValueError(f"steps must be from 0 to what each row holds, got {steps.tolist()}")
         self.length, self.lengths = high, None if low == high else lengths
 
     def reset(self) -> None:

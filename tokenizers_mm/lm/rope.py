@@ -101,8 +101,7 @@ def turn(x: Tensor, table: Table) -> Tensor:
     """Queries or keys ``[B, H, L, D]`` turned, in float32."""
     y = x.float()
     if table.layout == "halves":
-        first, second = y.chunk(2, dim=-1)
-        partner = torch.cat([second, first], dim=-1)
+        partner = y.roll(y.shape[-1] // 2, dims=-1)
     else:
         partner = y.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
     return torch.addcmul(y * table.cos, partner, table.sin).to(x.dtype)

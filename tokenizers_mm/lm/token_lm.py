@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 from tokenizers_mm.lm.backbone import Transformer
 from tokenizers_mm.lm.choice import Choice
 from tokenizers_mm.lm.grammar import Annotation, annotate
+from tokenizers_mm.lm.readout import DepthReadout, Pick
 from tokenizers_mm.lm.sampling import Sampling
 from tokenizers_mm.lm.stream import Stream
 from tokenizers_mm.lm.vocabulary import BOS, EMPTY, FORCED, PAD, Vocabulary
@@ -46,6 +48,8 @@ class TokenLM(Stored):
         tied: Whether the output layer is the embedding; if not, it starts at zero.
         label_dropout: Share of documents whose label is left out in training, for guidance.
         checkpointing: Compute activations anew in the backward pass.
+        depth: Options of a :class:`~tokenizers_mm.lm.readout.DepthReadout`, such as ``{"dim": 128, "layers": 2, "heads": 2}``:
+            the cells of a step are told one after the other, as suits ``pattern: parallel`` of residual codebooks.
         levels: Of the scalar quantizers of streams, first digit first (Mentzer et al., "Finite Scalar Quantization", 2024). The
             rows of such a stream's codes start as sums of one row for each digit: codes that share digits start alike.
 
@@ -71,6 +75,7 @@ class TokenLM(Stored):
         tied: bool = True,
         label_dropout: float = 0.1,
         checkpointing: bool = False,
+        depth: Mapping[str, Any] | None = None,
         levels: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
@@ -96,6 +101,7 @@ class TokenLM(Stored):
         self.coming = nn.Embedding(len(self.vocabulary.choices), dim)  # the kind of the next step's first cell
         self.head = nn.Linear(dim, self.vocabulary.size, bias=False)
         self.dropout = nn.Dropout(dropout)
+        self.depth = None if depth is None else DepthReadout(self.vocabulary, dim, **depth)
         for table in (self.embedding, self.coming):
             nn.init.normal_(table.weight, std=0.02)
         for name, sizes in (levels or {}).items():
@@ -144,14 +150,18 @@ class TokenLM(Stored):
     def predictions(self, ids: Tensor, about: Annotation) -> Iterator[tuple[Choice, Tensor, Tensor]]:
         """For each set of ids that may stand in cells: it, the cells ``[N, 3]``, and their logits ``[N, choices]``."""
         features = self.features(ids, about)[:, :-1]
+        inner = None if self.depth is None else self.depth(features, ids[:, 1:])
         which = self.choice_of.to(ids.device)[about.kinds[:, 1:]]
         which = which.masked_fill((about.kinds[:, 1:] == FORCED), -1)
         for number in which.unique().tolist():
             if number >= 0:
                 row, step, lane = (which == number).nonzero().unbind(dim=1)
                 choice = self.choices[number]
-                logits = choice.logits(features[row, step], self.head.weight).float()
-                yield choice, torch.stack([row, step + 1, lane], dim=1), logits
+                if inner is None or self.depth is None:
+                    logits = choice.logits(features[row, step], self.head.weight)
+                else:
+                    logits = inner[row, step, lane][:, self.depth.of(choice)]
+                yield choice, torch.stack([row, step + 1, lane], dim=1), logits.float()
 
     def token_nll(self, ids: Tensor) -> Tensor:
         """Nats of each cell of documents ``[B, S, L]`` given all before; zero where nothing is to be told.
@@ -209,6 +219,12 @@ class TokenLM(Stored):
         return torch.cat(
             [ids[..., :1].masked_fill(dropped[..., None], self.vocabulary.label(None)), ids[..., 1:]], dim=-1
         )
+
+    def read(self, hidden: Tensor, pick: Pick) -> Tensor:
+        """Ids ``[N, L]`` of a step after features ``[N, D]``."""
+        if self.depth is not None:
+            return self.depth.read(hidden, pick)
+        return torch.stack([pick(lane, partial(self.logits, hidden)) for lane in range(self.vocabulary.lanes)], dim=1)
 
     def logits(self, features: Tensor, choices: Iterable[Choice]) -> Tensor:
         """Logits ``[N, V]`` of what may come; of all else they are zero and mean nothing."""

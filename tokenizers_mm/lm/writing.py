@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizers_mm.lm.cache import Cache
+from tokenizers_mm.lm.choice import Choice
 from tokenizers_mm.lm.grammar import annotate
 from tokenizers_mm.lm.plan import PAD
 from tokenizers_mm.lm.sampling import Generators, Sampling, generate
@@ -51,16 +52,19 @@ class Rows:
     def read(self, hidden: Tensor, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
         """Draw the lanes of a step one after the other, and write it."""
         self._step = [[] for _ in self.writers]
-        lanes = []
-        for lane in range(self.model.vocabulary.lanes):
+
+        def pick(lane: int, logits: Callable[[Iterable[Choice]], Tensor]) -> Tensor:
             choices = {writer.allowed(lane, ids) for writer, ids in zip(self.writers, self._step, strict=True)}
-            lanes.append(choose(lane, self.model.logits(hidden, choices)))
-            for ids, id_ in zip(self._step, lanes[-1].tolist(), strict=True):
+            drawn = choose(lane, logits(choices))
+            for ids, id_ in zip(self._step, drawn.tolist(), strict=True):
                 ids.append(id_)
+            return drawn
+
+        step = self.model.read(hidden, pick)
         for writer, ids in zip(self.writers, self._step, strict=True):
             if not writer.done:
                 writer.push(ids)
-        return torch.stack(lanes, dim=1)
+        return step
 
     def mask(self, step: int, lane: int, so_far: Tensor) -> Tensor:
         """Which ids may come in a lane, bool ``[B, V]``."""

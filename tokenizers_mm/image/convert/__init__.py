@@ -2,6 +2,7 @@
 
 from tokenizers_mm.image.convert.attention_free import convert_maskgit, convert_open_magvit2
 from tokenizers_mm.image.convert.cosmos import convert_cosmos
+from tokenizers_mm.image.convert.llamagen_lm import convert_llamagen_lm
 from tokenizers_mm.image.convert.titok import convert_titok
 from tokenizers_mm.image.convert.vqgan import convert_ibq, convert_janus, convert_llamagen, convert_taming, convert_var
 from tokenizers_mm.published import Converter
@@ -11,6 +12,7 @@ CONVERTERS: dict[str, Converter] = {
     "ibq": convert_ibq,
     "janus": convert_janus,
     "llamagen": convert_llamagen,
+    "llamagen-lm": convert_llamagen_lm,
     "maskgit": convert_maskgit,
     "open-magvit2": convert_open_magvit2,
     "taming": convert_taming,
