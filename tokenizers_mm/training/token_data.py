@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from tokenizers_mm.checks import at_least
+from tokenizers_mm.lm.vocabulary import Vocabulary
 from tokenizers_mm.scale.columns import Label
 from tokenizers_mm.scale.shards import ShardReader, find_shards
 from tokenizers_mm.training.loader import loader, world
 from tokenizers_mm.training.token_stream import (
-    Arranges,
     Batches,
     Documents,
     Long,
@@ -137,7 +137,7 @@ class TokenDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        vocabulary: Arranges | None,
+        vocabulary: Vocabulary | None,
         train: list[TokenSource],
         valid: list[TokenSource] | None = None,
         *,
@@ -209,7 +209,7 @@ class TokenDataModule(L.LightningDataModule):
 
 
 def _documents(
-    vocabulary: Arranges, shelves: Sequence[Shelf], options: Options, endless: bool, share: Share
+    vocabulary: Vocabulary, shelves: Sequence[Shelf], options: Options, endless: bool, share: Share
 ) -> Documents:
     return Documents(vocabulary, shelves, options, share, endless)
 

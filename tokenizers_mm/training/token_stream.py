@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from tokenizers_mm.lm.vocabulary import Vocabulary
 from tokenizers_mm.scale.columns import Item, Label
 from tokenizers_mm.scale.shards import Group, ShardReader
 from tokenizers_mm.tokens import Tokens, TokenSpec
@@ -25,17 +26,6 @@ Long = Literal["crop", "skip", "error"]
 Packing = Literal["packed", "single"]
 State = dict[str, Any]
 _UNITS = 4  # that each process has at least, where there are items enough
-
-
-class Arranges(Protocol):
-    """Makes id rows of tokens, as :class:`tokenizers_mm.lm.vocabulary.Vocabulary` does."""
-
-    pad: int
-    lanes: int
-
-    def document(self, segments: Sequence[tuple[str, Tokens]], label: int | None = None) -> Tensor:
-        """Ids int64 ``[S, lanes]`` of a document: names of sources, and one item of each."""
-        ...
 
 
 class Unit(NamedTuple):
@@ -151,15 +141,10 @@ class Documents:
     """
 
     def __init__(
-        self, vocabulary: Arranges, shelves: Sequence[Shelf], options: Options, share: Share, endless: bool
+        self, vocabulary: Vocabulary, shelves: Sequence[Shelf], options: Options, share: Share, endless: bool
     ) -> None:
-        self.vocabulary, self.shelves, self.options, self.share, self.endless = (
-            vocabulary,
-            shelves,
-            options,
-            share,
-            endless,
-        )
+        self.vocabulary, self.shelves, self.options = vocabulary, shelves, options
+        self.share, self.endless = share, endless
         self.items = [
             Items(shelf, share, (options.seed, 0, i), options.buffer, shuffle=endless)
             for i, shelf in enumerate(shelves)
@@ -227,11 +212,12 @@ class Documents:
         self, segments: list[tuple[str, Tokens]], label: int | None, steps: int, rng: np.random.Generator
     ) -> Tensor | None:
         """Ids of the document with a random stretch of its longest item that can be cut; None if that is not enough."""
-        frames = {i: int(tokens.shapes[0, -1]) for i, (_, tokens) in enumerate(segments) if can_be_cut(tokens.spec)}
-        if not frames or max(frames.values()) < 2:
+        extents = [int(tokens.shapes[0, -1]) for _, tokens in segments]
+        cuttable = [i for i, (_, tokens) in enumerate(segments) if can_be_cut(tokens.spec) and extents[i] > 1]
+        if not cuttable:
             return None
-        i = max(frames, key=lambda i: int(segments[i][1].lengths[0]))
-        (name, tokens), have, block = segments[i], frames[i], segments[i][1].spec.block
+        i = max(cuttable, key=lambda i: int(segments[i][1].lengths[0]))
+        (name, tokens), have, block = segments[i], extents[i], segments[i][1].spec.block
 
         def ids_of(start: int, count: int) -> Tensor:
             part = (name, crop(tokens, start, count))
@@ -314,7 +300,7 @@ def packed(documents: Documents) -> Iterator[tuple[Tensor, State]]:
         yield _padded(rows, options.length, vocabulary), state
 
 
-def _padded(rows: Sequence[Sequence[Tensor]], length: int, vocabulary: Arranges) -> Tensor:
+def _padded(rows: Sequence[Sequence[Tensor]], length: int, vocabulary: Vocabulary) -> Tensor:
     out = torch.full((len(rows), length, vocabulary.lanes), vocabulary.pad)
     for target, row in zip(out, rows, strict=True):
         ids = torch.cat(list(row))
