@@ -27,7 +27,7 @@ class MaskedTokenLM(Stored):
 
     Args:
         stream: Whose tokens (see :class:`~tokenizers_mm.lm.stream.Stream`): one codebook, one grid for all items.
-        classes: Labels of items.
+        classes: Labels of items, their number or their names.
         dim: Width D.
         layers: Blocks.
         heads: Of attention.
@@ -46,7 +46,7 @@ class MaskedTokenLM(Stored):
     def __init__(
         self,
         stream: Mapping[str, Any],
-        classes: int = 0,
+        classes: int | Sequence[str] = 0,
         dim: int = 256,
         layers: int = 6,
         heads: int = 4,
@@ -73,7 +73,7 @@ class MaskedTokenLM(Stored):
             dim, layers, heads, None, hidden, dropout, causal=False, qk_norm=True, rope_axes=axes, attention_dropout=0.0
         )
         self.embedding = nn.Embedding(self.codes + 1, dim)  # the last row is the mask
-        self.label = nn.Embedding(classes + 1, dim)  # the first row is no class
+        self.label = nn.Embedding(self.vocabulary.classes + 1, dim)  # the first row is no class
         self.bias = nn.Parameter(torch.zeros(self.codes))
         self.dropout = nn.Dropout(dropout)
         for table in (self.embedding, self.label):
@@ -137,7 +137,7 @@ class MaskedTokenLM(Stored):
     @torch.no_grad()
     def generate(
         self,
-        labels: Sequence[int | None] | None = None,
+        labels: Sequence[int | str | None] | None = None,
         *,
         count: int = 1,
         steps: int = 12,

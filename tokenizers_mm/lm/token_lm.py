@@ -202,7 +202,7 @@ class TokenLM(Stored):
         return int(((signal != PAD) & (signal != EMPTY)).sum())
 
     def flops(self, signal: Tensor) -> int:
-        """Floating-point operations of a training step on documents ``[B, S, L]``, as if each row were one and without ``depth``."""
+        """Floating-point operations of a training step on documents ``[B, S, L]`` with one in each row, without ``depth``."""
         rows = torch.zeros(self.vocabulary.size, dtype=torch.int64)  # of the output layer that a code is drawn among
         for stream in self.vocabulary.streams:
             for codebook, size in enumerate(stream.spec.codebook_sizes):
