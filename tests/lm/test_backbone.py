@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from tokenizers_mm.evaluation.bench_lm import generation, llama_weights, training, twins
 from tokenizers_mm.lm.backbone import DecoderLM, Transformer, draw
+from tokenizers_mm.lm.output import token_nll
 
 SIZES = {"dim": 32, "layers": 2, "heads": 4, "kv_heads": 2, "hidden": 48}
 
@@ -79,28 +84,132 @@ def test_draws_follow_the_probabilities() -> None:
     assert set(draw(logits, top_p=0.05, generator=generator).unique().tolist()) == {0}
 
 
-def test_features_equal_those_of_transformers_llama() -> None:
-    transformers = pytest.importorskip("transformers")
+def test_logits_and_ids_equal_those_of_transformers_llama() -> None:
+    pytest.importorskip("transformers")
     torch.manual_seed(1)
-    ours = Transformer(**SIZES).eval()
-    config = transformers.LlamaConfig(
-        vocab_size=8, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    )  # fmt: skip
-    theirs = transformers.LlamaModel(config).eval()
-    names = {
-        "attention_norm": "input_layernorm", "mlp_norm": "post_attention_layernorm", "attention.query": "self_attn.q_proj",
-        "attention.key": "self_attn.k_proj", "attention.value": "self_attn.v_proj", "attention.out": "self_attn.o_proj",
-        "mlp.gate": "mlp.gate_proj", "mlp.up": "mlp.up_proj", "mlp.down": "mlp.down_proj",
-    }  # fmt: skip
-    state = {"norm.weight": theirs.state_dict()["norm.weight"]}
-    for i in range(2):
-        state |= {f"blocks.{i}.{a}.weight": theirs.state_dict()[f"layers.{i}.{b}.weight"] for a, b in names.items()}
-    ours.load_state_dict(state)
-    x = torch.randn(2, 11, 32)
+    ours, theirs = twins(32, 2, 4, 48, 50)
+    for p in ours.parameters():
+        torch.nn.init.normal_(p, std=0.2)
+    theirs.load_state_dict(llama_weights(ours))
+    ids = torch.randint(50, (2, 11))
     with torch.no_grad():
-        expected = theirs(inputs_embeds=x).last_hidden_state
-    torch.testing.assert_close(ours(x), expected, atol=1e-5, rtol=1e-4)
+        expected = theirs(ids, output_hidden_states=True)
+        found = ours(ids, output_hidden_states=True)
+    torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=1e-4)
+    for one, other in zip(found.hidden_states[:-1], expected.hidden_states[:-1], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours.transformer.norm(found.hidden_states[-1]), expected.hidden_states[-1])
+    raced = generation(ours, theirs, batch=2, prompt=3, steps=6, rounds=1)
+    assert raced["same_ids"] == 1.0
+    assert training(ours, theirs, batch=2, length=8, rounds=1)["loss_difference"] < 1e-5
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_traces_are_what_the_layers_see(lm: DecoderLM, cached: bool) -> None:
+    """Attention recomputed from a trace's hidden states gives the next hidden state's share of attention."""
+    ids, valid = torch.randint(50, (2, 6)), torch.tensor([[True] * 6, [False] * 2 + [True] * 4])
+    cache = lm.transformer.cache(2, 6) if cached else None
+    out = lm(ids, valid, cache, output_hidden_states=True, output_attentions=True)
+    assert out.past is cache
+    assert [h.shape for h in out.hidden_states] == [(2, 6, 32)] * 3
+    assert [a.shape for a in out.attentions] == [(2, 4, 6, 6)] * 2
+    torch.testing.assert_close(out.hidden_states[0], lm.embedding(ids))
+    torch.testing.assert_close(lm.head(lm.transformer.norm(out.hidden_states[-1])), out.logits)
+    block, x = lm.transformer.blocks[0], out.hidden_states[0]
+    v = (block.attention_norm(x) @ block.attention.qkv)[..., -16:].unflatten(-1, (2, 8)).transpose(1, 2)
+    y = (out.attentions[0] @ v.repeat_interleave(2, dim=1)).transpose(1, 2).flatten(2)
+    x = x + block.attention.out(y)
+    torch.testing.assert_close(x + block.mlp(block.mlp_norm(x)), out.hidden_states[1], atol=1e-5, rtol=1e-4)
+    for shares in out.attentions:
+        torch.testing.assert_close(shares.sum(dim=-1), torch.ones(2, 4, 6))
+        assert (shares[1, :, 2:, :2] == 0).all()
+    assert lm(ids).hidden_states is None
+
+
+def test_embeddings_may_be_given_and_layers_changed(lm: DecoderLM) -> None:
+    ids = torch.randint(50, (2, 6))
+    torch.testing.assert_close(lm(inputs_embeds=lm.embed(ids)).logits, lm(ids).logits)
+    plain = lm(ids, output_hidden_states=True)
+    handle = lm.transformer.blocks[0].register_forward_hook(lambda block, given, x: x + 1)
+    steered = lm(ids, output_hidden_states=True)
+    handle.remove()
+    torch.testing.assert_close(steered.hidden_states[1], plain.hidden_states[1] + 1)
+    assert not torch.allclose(steered.logits, plain.logits)
+    with pytest.raises(ValueError, match="either ids or inputs_embeds"):
+        lm()
+
+
+def test_files_name_the_layers_that_are_one_product(lm: DecoderLM) -> None:
+    state = lm.state_dict()
+    attention = {key for key in state if key.startswith("transformer.blocks.0.attention.")}
+    assert attention == {f"transformer.blocks.0.attention.{name}.weight" for name in ("query", "key", "value", "out")}
+    assert state["transformer.blocks.0.attention.key.weight"].shape == (16, 32)
+    assert state["transformer.blocks.1.mlp.up.weight"].shape == (48, 32)
+    other = DecoderLM(50, **SIZES).eval()
+    other.load_state_dict({key: tensor.clone() for key, tensor in state.items()})
+    ids = torch.randint(50, (2, 5))
+    assert torch.equal(other(ids).logits, lm(ids).logits)
+    del state["transformer.blocks.0.attention.key.weight"]
+    with pytest.raises(RuntimeError, match=r"attention\.qkv"):
+        other.load_state_dict(state)
+
+
+def test_documents_of_a_row_are_as_if_alone(lm: DecoderLM) -> None:
+    x = torch.randn(1, 9, 32)
+    positions, documents = torch.tensor([[0, 1, 2, 3, 0, 1, 0, 1, 2]]), torch.tensor([[0] * 4 + [1] * 2 + [2] * 3])
+    together = lm.transformer.packed(x, positions, documents)
+    for begin, end in ((0, 4), (4, 6), (6, 9)):
+        torch.testing.assert_close(together[:, begin:end], lm.transformer(x[:, begin:end]), atol=1e-5, rtol=1e-4)
+
+
+def test_checkpointing_changes_no_gradient() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        lm = DecoderLM(50, **SIZES, dropout=0.1, checkpointing=checkpointing)
+        torch.manual_seed(2)
+        ids = torch.randint(50, (2, 7))
+        token_nll(lm(ids).logits, ids).mean().backward()
+        gradients.append([p.grad for p in lm.parameters()])
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*gradients, strict=True))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+def test_half_precision_generates_and_is_near(lm: DecoderLM, autocast: bool) -> None:
+    ids = torch.randint(50, (2, 6))
+    exact = lm(ids).logits
+    half = lm if autocast else copy.deepcopy(lm).to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.no_grad():
+        cache = half.transformer.cache(2, 8)
+        parts = torch.cat([half(ids[:, i : i + 1], None, cache).logits for i in range(6)], dim=1)
+        whole = half(ids).logits
+    assert (whole - exact).abs().mean() < 0.05 * exact.abs().mean()
+    assert (parts - exact).abs().mean() < 0.05 * exact.abs().mean()
+
+
+def test_operations_are_those_that_torch_counts() -> None:
+    lm = DecoderLM(50, **SIZES)
+    with FlopCounterMode(display=False) as counter:
+        x = torch.randn(1, 10, 32)
+        q = torch.randn(1, 4, 10, 8)
+        lm.head(lm.transformer.norm(x))
+        for block in lm.transformer.blocks:
+            block.mlp(x), block.attention.out(x), x @ block.attention.qkv, q @ q.transpose(-1, -2) @ q
+    assert counter.get_total_flops() == 10 * lm.flops_per_token(10)
+    assert lm.flops_per_token(10, training=True) == 3 * lm.flops_per_token(10)
+    windowed = DecoderLM(50, **SIZES, window=4)
+    assert windowed.flops_per_token(10) == lm.flops_per_token(4)
+
+
+def test_the_likelihood_of_tokens_leaves_out_what_does_not_count() -> None:
+    logits, ids = torch.randn(2, 5, 7), torch.randint(7, (2, 5))
+    expected = -logits.log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
+    torch.testing.assert_close(token_nll(logits, ids), expected)
+    mask = torch.tensor([[True] * 5, [True, True, False, False, True]])
+    padded = ids.masked_fill(~mask, -100)
+    torch.testing.assert_close(token_nll(logits, padded, mask), expected * mask[:, 1:])
+    weights = torch.rand(2, 5)
+    torch.testing.assert_close(token_nll(logits, ids, weights), expected * weights[:, 1:])
 
 
 def test_wrong_sizes_are_refused_in_words(lm: DecoderLM) -> None:

@@ -14,6 +14,7 @@ from tokenizers_mm.cli import (  # noqa: F401  # they add their commands to the 
     evaluating,
     forecasting,
     lm,
+    lm_bench,
     modelling,
     probing,
     streaming,

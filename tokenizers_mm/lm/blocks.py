@@ -44,7 +44,7 @@ class Attention(Joint):
         trace: Trace | None = None,
     ) -> Tensor:
         """Features ``[B, L, D]``; without a mask, several steps are the first ones and causal, and one sees all."""
-        qkv = (x @ self.qkv).unflatten(-1, (-1, self.width)).transpose(1, 2)
+        qkv = F.linear(x, self.qkv.T).unflatten(-1, (-1, self.width)).transpose(1, 2)
         qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
         if self.query_norm is None or self.key_norm is None:
             q, k = turn(qk, table).split((self.heads, self.kv_heads), dim=1)
@@ -84,7 +84,7 @@ class SwiGLU(Joint):
         self.down = nn.Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = (x @ self.gate_up).chunk(2, dim=-1)
+        gate, up = F.linear(x, self.gate_up.T).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
 

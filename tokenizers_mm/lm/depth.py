@@ -1,7 +1,7 @@
 """A small transformer over the codebooks of one step, driven by the features of a large one over time.
 
-Lee et al., "Autoregressive Image Generation using Residual Quantization" (RQ-Transformer), 2022; with weights of their own for each
-codebook as in Défossez et al., "Moshi", 2024, which has no positions either: the weights say which codebook it is.
+Lee et al., "Autoregressive Image Generation using Residual Quantization" (RQ-Transformer), 2022; with weights of their own for
+each codebook as in Défossez et al., "Moshi", 2024, which has no positions either: the weights say which codebook it is.
 """
 
 from __future__ import annotations

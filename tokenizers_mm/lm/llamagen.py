@@ -1,7 +1,7 @@
 """LlamaGen's autoregressive models: a Llama over the codes of an image, after a class or a caption.
 
-Sun et al., "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation", 2024. Grids need not be square, and outputs of
-skips are initialised for their depth.
+Sun et al., "Autoregressive Model Beats Diffusion: Llama for Scalable Image Generation", 2024. Grids need not be square, and the
+outputs of skips are initialised for their depth.
 """
 
 from __future__ import annotations
@@ -52,9 +52,11 @@ class LlamaGen(Stored):
         ValueError: If images have neither classes nor captions, or both.
 
     Shape:
-        ids int64 ``[B, rows * columns]``; conditions are labels int64 ``[B]`` or features ``[B, caption_steps, caption_dim]`` with
-        ``valid [B, caption_steps]``.
+        ids int64 ``[B, rows * columns]``; conditions are labels int64 ``[B]`` or features ``[B, caption_steps, caption_dim]``
+        with ``valid [B, caption_steps]``.
     """
+
+    null_caption: Tensor
 
     def __init__(
         self,

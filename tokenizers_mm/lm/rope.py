@@ -100,10 +100,8 @@ class Rope:
 def turn(x: Tensor, table: Table) -> Tensor:
     """Queries or keys ``[B, H, L, D]`` turned, in float32."""
     y = x.float()
-    if table.layout == "halves":
-        partner = y.roll(y.shape[-1] // 2, dims=-1)
-    else:
-        partner = y.unflatten(-1, (-1, 2)).flip(-1).flatten(-2)
+    pairs = y.unflatten(-1, (2, -1) if table.layout == "halves" else (-1, 2))
+    partner = pairs.flip(-2 if table.layout == "halves" else -1).flatten(-2)
     return torch.addcmul(y * table.cos, partner, table.sin).to(x.dtype)
 
 
