@@ -96,6 +96,17 @@ def test_an_untied_head_starts_at_a_uniform_guess() -> None:
     assert torch.allclose(nats[0, 2:14, 0], torch.tensor(math.log(9)), atol=1e-6)
 
 
+def test_codes_of_a_scalar_quantizer_start_as_sums_over_their_digits() -> None:
+    torch.manual_seed(0)
+    network = TokenLM([STREAMS["image"].to_dict()], levels={"image": (3, 3)}, **SMALL)  # type: ignore[arg-type]
+    codes = network.vocabulary.codes("image")
+    rows = network.head.weight[codes.start : codes.stop].view(3, 3, -1)  # second digit, first digit
+    assert torch.allclose(rows[1:] - rows[:-1], (rows[1:, :1] - rows[:-1, :1]).expand(-1, 3, -1), atol=1e-6)
+    assert not torch.allclose(rows[1] - rows[0], torch.zeros(()))
+    with pytest.raises(ValueError, match="must multiply to its 9 codes"):
+        TokenLM([STREAMS["image"].to_dict()], levels={"image": (3, 4)}, **SMALL)  # type: ignore[arg-type]
+
+
 def test_labels_are_left_out_as_often_as_said() -> None:
     network = model("fixed", classes=3, label_dropout=0.25)
     ids = torch.stack([document(network, "fixed", label=1)] * 4000)

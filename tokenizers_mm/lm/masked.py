@@ -187,7 +187,8 @@ class MaskedTokenLM(Stored):
 
 def schedule(cells: int, steps: int) -> list[int]:
     """How many codes are still masked after each step: a cosine that falls at every step and ends at 0."""
-    steps, left = min(steps, cells), []
+    steps = min(steps, cells)
+    left: list[int] = []
     for step in range(1, steps):
         wanted = math.floor(cells * math.cos(math.pi / 2 * step / steps))
         left.append(max(steps - step, min(wanted, (left[-1] if left else cells) - 1)))
