@@ -52,6 +52,7 @@ class Throughput(Callback):
         if self.flops and self.peak_flops:
             pl_module.log("train/mfu", self.flops / self.seconds / self.peak_flops)
         self._clear()
+        self.started = time.perf_counter()  # waiting for the next batch counts
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pause(pl_module.device)
