@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
+from torch.nn import functional as F
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz "
 
@@ -81,15 +83,18 @@ def repeated_words(batch: int, words: int, length: int, count: int, symbols: int
 
 
 def plain_ids(text: str, alphabet: str = ALPHABET) -> Tensor:
-    """A text's letters as places in an alphabet, in lower case; runs of what is not in it become one space.
+    """A text's letters as places in an alphabet, in lower case where that has no capitals; runs of what is not in it, and of
+    white space, become one space.
 
     Raises:
-        ValueError: If the alphabet has no space.
+        ValueError: If the alphabet has no space, or a letter twice.
     """
-    if " " not in alphabet:
-        raise ValueError(f"alphabet must hold a space, which stands for all that is not in it, got {alphabet!r}")
-    words = "".join(c if c in alphabet else " " for c in text.lower()).split()
-    return torch.tensor([alphabet.index(c) for c in " ".join(words)], dtype=torch.int64)
+    if " " not in alphabet or len(set(alphabet)) < len(alphabet):
+        raise ValueError(f"alphabet must be different letters, a space among them, got {alphabet!r}")
+    places = {letter: place for place, letter in enumerate(alphabet)}
+    text = text.lower() if alphabet == alphabet.lower() else text
+    words = "".join(c if c in places else " " for c in text).split()
+    return torch.tensor([places[c] for c in " ".join(words)], dtype=torch.int64)
 
 
 def cipher(plain: Tensor, symbols: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -110,31 +115,86 @@ class KeyProbe:
         plain: What they stand for, ``[B, L]``.
         symbols: V.
         ridge: Weight of the penalty on the layer's weights.
+        balanced: Whether rare symbols weigh as much as frequent ones.
     """
 
-    def __init__(self, states: Tensor, plain: Tensor, symbols: int, ridge: float = 1.0) -> None:
+    def __init__(
+        self, states: Tensor, plain: Tensor, symbols: int, ridge: float = 1.0, *, balanced: bool = False
+    ) -> None:
         x = self._with_one(states).flatten(0, 1)
-        y = torch.nn.functional.one_hot(plain.flatten(), symbols).double()
+        y = F.one_hot(plain.flatten(), symbols).double()
+        weights = torch.ones(symbols, dtype=x.dtype)
+        if balanced:
+            weights = len(y) / symbols / y.sum(dim=0).clamp(min=1)
+        weighted = x * weights[plain.flatten()][:, None]
         penalty = ridge * torch.eye(x.shape[1], dtype=x.dtype)
-        self.weight = torch.linalg.solve(x.T @ x + penalty, x.T @ y)
+        self.weight = torch.linalg.solve(weighted.T @ x + penalty, weighted.T @ y)
 
-    def keys(self, states: Tensor, ids: Tensor) -> Tensor:
-        """The likeliest plain symbol of each cipher symbol of each text, ``[B, V]``; -1 for those that do not occur."""
+    @classmethod
+    def of(cls, weight: Tensor) -> KeyProbe:
+        """A probe that was learned before, by its ``weight [D + 1, V]``."""
+        probe = cls.__new__(cls)
+        probe.weight = weight.double()
+        return probe
+
+    def scores(self, states: Tensor, ids: Tensor) -> Tensor:
+        """How much speaks for each plain symbol, averaged over the places of a cipher symbol, ``[B, cipher, plain]``; 0 for
+        cipher symbols that do not occur."""
         scores = self._with_one(states) @ self.weight
         total = torch.zeros(len(ids), scores.shape[-1], scores.shape[-1], dtype=scores.dtype)
         total.scatter_add_(1, ids[..., None].expand_as(scores), scores)
-        occurs = torch.zeros(len(ids), scores.shape[-1], dtype=torch.bool).scatter(1, ids, True)
-        return total.argmax(dim=-1).where(occurs, -1)  # sums rank as means do
+        return total / occurrences(ids, scores.shape[-1]).clamp(min=1)[..., None]
+
+    def keys(self, states: Tensor, ids: Tensor) -> Tensor:
+        """The likeliest plain symbol of each cipher symbol of each text, ``[B, V]``; -1 for those that do not occur."""
+        scores = self.scores(states, ids)
+        return scores.argmax(dim=-1).where(occurrences(ids, scores.shape[-1]) > 0, -1)
 
     def accuracy(self, states: Tensor, ids: Tensor, keys: Tensor) -> float:
         """Share of the cipher symbols that occur whose plain symbol is found."""
-        found = self.keys(states, ids)
-        return float((found == keys)[found >= 0].double().mean())
+        return key_accuracy(self.keys(states, ids), keys)
 
     @staticmethod
     def _with_one(states: Tensor) -> Tensor:
         states = states.detach().double().cpu()
         return torch.cat([states, torch.ones(*states.shape[:-1], 1, dtype=torch.float64)], dim=-1)
+
+
+def occurrences(ids: Tensor, symbols: int) -> Tensor:
+    """How often each symbol occurs in each text: ids ``[B, L]`` to ``[B, V]``."""
+    return torch.zeros(len(ids), symbols, dtype=torch.int64).scatter_add_(1, ids, torch.ones_like(ids))
+
+
+def key_accuracy(found: Tensor, keys: Tensor) -> float:
+    """Share of the cipher symbols with the right plain symbol, of keys ``[B, V]``; -1 are those that do not occur."""
+    return float((found == keys)[found >= 0].double().mean())
+
+
+def frequency_keys(ids: Tensor, counts: Tensor) -> Tensor:
+    """Keys ``[B, V]`` that match symbols by how frequent they are: what a model of texts has to beat.
+
+    Args:
+        ids: Ciphered texts ``[B, L]``.
+        counts: How often each plain symbol occurs in other texts, ``[V]``.
+    """
+    found = occurrences(ids, len(counts))
+    rank = found.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
+    return counts.argsort(descending=True)[rank].where(found > 0, -1)
+
+
+def one_to_one(scores: Tensor, ids: Tensor) -> Tensor:
+    """Keys ``[B, V]`` without two cipher symbols for one plain symbol, of the largest total score.
+
+    Args:
+        scores: As of :meth:`KeyProbe.scores`.
+        ids: Ciphered texts ``[B, L]``.
+    """
+    found = torch.full(scores.shape[:2], -1)
+    for row, score, count in zip(found, scores, occurrences(ids, scores.shape[1]), strict=True):
+        present = count.nonzero()[:, 0]
+        which, plain = linear_sum_assignment(score[present].numpy(), maximize=True)
+        row[present[torch.from_numpy(which)]] = torch.from_numpy(plain)
+    return found
 
 
 def _distinct(batch: int, symbols: int, generator: torch.Generator) -> Tensor:
