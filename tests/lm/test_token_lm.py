@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.lm.test_vocabulary import STREAMS, item
 from tokenizers_mm.lm.grammar import annotate
 from tokenizers_mm.lm.token_lm import TokenLM
 from tokenizers_mm.lm.vocabulary import BOS, FORCED, PAD
 from tokenizers_mm.tokens import Tokens
+from tokenizers_mm.weights import read_weights
 
 SMALL = {"dim": 32, "layers": 2, "heads": 2}
 
@@ -131,6 +133,23 @@ def test_a_model_survives_its_folder(tmp_path: Path) -> None:
     again = TokenLM.from_pretrained(tmp_path)
     ids = document(network, "image", "delayed", label=1)[None]
     assert torch.equal(network.token_nll(ids), again.token_nll(ids))
+
+
+def test_a_tied_output_layer_is_stored_once(tmp_path: Path) -> None:
+    network = model("image")
+    network.save_pretrained(tmp_path, dtype=torch.float16)
+    stored = read_weights(tmp_path / "model.safetensors")
+    assert "embedding.weight" in stored
+    assert "head.weight" not in stored
+    again = TokenLM.from_pretrained(tmp_path)
+    assert again.head.weight is again.embedding.weight
+    assert torch.equal(again.head.weight, network.head.weight.half().float())
+    save_file({**stored, "head.weight": stored["embedding.weight"].clone()}, tmp_path / "model.safetensors")
+    assert torch.equal(TokenLM.from_pretrained(tmp_path).head.weight, again.head.weight)
+    del stored["embedding.weight"]
+    save_file(stored, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="2 missing keys"):
+        TokenLM.from_pretrained(tmp_path)
 
 
 def test_it_learns_what_a_pattern_allows_it_to_see() -> None:
