@@ -13,7 +13,7 @@ from huggingface_hub import PyTorchModelHubMixin, hf_hub_download
 from safetensors.torch import save_file
 from torch import nn
 
-from tokenizers_mm.weights import CONFIG, WEIGHTS, load_into, read_config
+from tokenizers_mm.weights import CONFIG, WEIGHTS, load_into, read_config, tied
 
 
 class Stored(nn.Module, PyTorchModelHubMixin):
@@ -53,7 +53,9 @@ class Stored(nn.Module, PyTorchModelHubMixin):
         load_into(self, path, strict=strict)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.state_dict().items()}
+        state = self.state_dict()
+        shared = tied(state)
+        tensors = {name: t.detach().cpu().contiguous().clone() for name, t in state.items() if name not in shared}
         save_file(tensors, save_directory / WEIGHTS)
 
     @classmethod

@@ -123,6 +123,7 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: str | Path, *, str
         ValueError: If their keys and shapes are not the module's.
     """
     own = module.state_dict()
+    tensors = {**{name: tensors[first] for name, first in tied(own).items() if first in tensors}, **tensors}
     missing, extra = sorted(own.keys() - tensors.keys()), sorted(tensors.keys() - own.keys())
     wrong = [
         f"{key}: expected {list(own[key].shape)}, got {list(tensor.shape)}"
@@ -135,3 +136,14 @@ def fill(module: nn.Module, tensors: dict[str, Tensor], path: str | Path, *, str
             f"{len(extra)} extra keys {extra[:5]}, wrong shapes {wrong[:5]}"
         )
     module.load_state_dict(tensors, strict=strict)
+
+
+def tied(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Names of tensors of a state dict that are an earlier one under another name, and that one's name: files hold them once."""
+    firsts: dict[Any, str] = {}
+    found = {}
+    for name, tensor in state.items():
+        place = tensor.data_ptr(), tensor.shape, tensor.stride()
+        if tensor.numel() and not tensor.is_meta and (first := firsts.setdefault(place, name)) != name:
+            found[name] = first
+    return found

@@ -7,12 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.lm.test_vocabulary import STREAMS, item
 from tokenizers_mm.lm.grammar import annotate
 from tokenizers_mm.lm.token_lm import TokenLM
 from tokenizers_mm.lm.vocabulary import BOS, FORCED, PAD
 from tokenizers_mm.tokens import Tokens
+from tokenizers_mm.weights import read_weights
 
 SMALL = {"dim": 32, "layers": 2, "heads": 2}
 
@@ -96,6 +98,17 @@ def test_an_untied_head_starts_at_a_uniform_guess() -> None:
     assert torch.allclose(nats[0, 2:14, 0], torch.tensor(math.log(9)), atol=1e-6)
 
 
+def test_codes_of_a_scalar_quantizer_start_as_sums_over_their_digits() -> None:
+    torch.manual_seed(0)
+    network = TokenLM([STREAMS["image"].to_dict()], levels={"image": (3, 3)}, **SMALL)  # type: ignore[arg-type]
+    codes = network.vocabulary.codes("image")
+    rows = network.head.weight[codes.start : codes.stop].view(3, 3, -1)  # second digit, first digit
+    assert torch.allclose(rows[1:] - rows[:-1], (rows[1:, :1] - rows[:-1, :1]).expand(-1, 3, -1), atol=1e-6)
+    assert not torch.allclose(rows[1] - rows[0], torch.zeros(()))
+    with pytest.raises(ValueError, match="must multiply to its 9 codes"):
+        TokenLM([STREAMS["image"].to_dict()], levels={"image": (3, 4)}, **SMALL)  # type: ignore[arg-type]
+
+
 def test_labels_are_left_out_as_often_as_said() -> None:
     network = model("fixed", classes=3, label_dropout=0.25)
     ids = torch.stack([document(network, "fixed", label=1)] * 4000)
@@ -120,6 +133,23 @@ def test_a_model_survives_its_folder(tmp_path: Path) -> None:
     again = TokenLM.from_pretrained(tmp_path)
     ids = document(network, "image", "delayed", label=1)[None]
     assert torch.equal(network.token_nll(ids), again.token_nll(ids))
+
+
+def test_a_tied_output_layer_is_stored_once(tmp_path: Path) -> None:
+    network = model("image")
+    network.save_pretrained(tmp_path, dtype=torch.float16)
+    stored = read_weights(tmp_path / "model.safetensors")
+    assert "embedding.weight" in stored
+    assert "head.weight" not in stored
+    again = TokenLM.from_pretrained(tmp_path)
+    assert again.head.weight is again.embedding.weight
+    assert torch.equal(again.head.weight, network.head.weight.half().float())
+    save_file({**stored, "head.weight": stored["embedding.weight"].clone()}, tmp_path / "model.safetensors")
+    assert torch.equal(TokenLM.from_pretrained(tmp_path).head.weight, again.head.weight)
+    del stored["embedding.weight"]
+    save_file(stored, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="2 missing keys"):
+        TokenLM.from_pretrained(tmp_path)
 
 
 def test_it_learns_what_a_pattern_allows_it_to_see() -> None:

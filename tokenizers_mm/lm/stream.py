@@ -205,10 +205,17 @@ class Stream:
         if mapping.get("spec") is None:
             if mapping.get("codec") is None:
                 raise ValueError(f"stream {mapping.get('name')!r} needs a spec or a codec")
-            from tokenizers_mm import registry  # above this package: only to look a name up
-
-            mapping["spec"] = registry.load(mapping["codec"]).spec
+            mapping["spec"] = _spec_of(mapping["codec"])
         elif not isinstance(mapping["spec"], TokenSpec):
             mapping["spec"] = TokenSpec.from_dict(mapping["spec"])
         mapping["grid"] = tuple(mapping.get("grid") or ())
         return cls(**mapping)
+
+
+def _spec_of(codec: str) -> TokenSpec:
+    """The tokens of a codec: what its card says, without its weights, or its folder."""
+    from tokenizers_mm import registry  # above this package: only to look a name up
+
+    if codec in {card.name for card in registry.list_codecs()}:
+        return registry.get_card(codec).spec
+    return registry.load(codec).spec

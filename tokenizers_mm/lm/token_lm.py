@@ -7,6 +7,7 @@ training too, so that nothing is spent on what follows from the format.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -40,7 +41,7 @@ class TokenLM(Stored):
         heads: Of queries.
         kv_heads: Of keys and values; as many as heads by default.
         hidden: Width of the feed-forward layers; by default 8/3 of ``dim`` up to a multiple of 32.
-        dropout: Of embeddings, attention and layers.
+        dropout: Of embeddings and layers.
         rope: ``"1d"``, places in the document; ``"2d"``, rows and columns of images (Sun et al., "Autoregressive Model Beats
             Diffusion: Llama for Scalable Image Generation", 2024), each with half of a head's width.
         qk_norm: Normalise queries and keys.
@@ -49,6 +50,11 @@ class TokenLM(Stored):
         checkpointing: Compute activations anew in the backward pass.
         depth: Options of a :class:`~tokenizers_mm.lm.readout.DepthReadout`, such as ``{"dim": 128, "layers": 2, "heads": 2}``:
             the cells of a step are told one after the other, as suits ``pattern: parallel`` of residual codebooks.
+        levels: Of the scalar quantizers of streams, first digit first (Mentzer et al., "Finite Scalar Quantization", 2024). The
+            rows of such a stream's codes start as sums of one row for each digit: codes that share digits start alike.
+
+    Raises:
+        ValueError: If an argument is out of range, or levels make another number of codes than the stream has.
 
     Shape:
         documents int64 ``[B, S, L]`` as :meth:`Vocabulary.document` writes them, several in a row or one.
@@ -70,6 +76,7 @@ class TokenLM(Stored):
         label_dropout: float = 0.1,
         checkpointing: bool = False,
         depth: Mapping[str, Any] | None = None,
+        levels: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         super().__init__()
         if rope not in ("1d", "2d"):
@@ -87,6 +94,7 @@ class TokenLM(Stored):
             dropout,
             qk_norm=qk_norm,
             rope_axes=2 if rope == "2d" else 1,
+            attention_dropout=0.0,
             checkpointing=checkpointing,
         )
         self.embedding = nn.Embedding(self.vocabulary.size, dim)
@@ -96,6 +104,8 @@ class TokenLM(Stored):
         self.depth = None if depth is None else DepthReadout(self.vocabulary, dim, **depth)
         for table in (self.embedding, self.coming):
             nn.init.normal_(table.weight, std=0.02)
+        for name, sizes in (levels or {}).items():
+            self._start_from_digits(name, sizes)
         if tied:
             self.head.weight = self.embedding.weight
         else:
@@ -107,6 +117,18 @@ class TokenLM(Stored):
     def config(self) -> dict[str, Any]:
         """The arguments, with the specs of the streams: the model does not depend on what a card says later."""
         return {**super().config, "streams": self.vocabulary.to_dict()["streams"]}
+
+    @torch.no_grad()
+    def _start_from_digits(self, name: str, levels: Sequence[int]) -> None:
+        """Rows of a stream's codes as sums of rows of their digits in mixed radix, as large as random ones."""
+        rows = self.vocabulary.codes(name)
+        if math.prod(levels) != len(rows):
+            raise ValueError(f"levels of {name!r} must multiply to its {len(rows)} codes, got {list(levels)}")
+        code, start = torch.arange(len(rows)), self.embedding.weight.new_zeros(len(rows), self.embedding.embedding_dim)
+        for size in levels:
+            start += torch.randn(size, start.shape[1])[code % size] * 0.02 / len(levels) ** 0.5
+            code = code // size
+        self.embedding.weight[rows.start : rows.stop] = start
 
     def embed(self, ids: Tensor, coming: Tensor) -> Tensor:
         """Embeddings ``[B, S, D]`` of steps ``[B, S, L]``, given the kinds of the cells that follow, ``[B, S]``."""
@@ -174,6 +196,20 @@ class TokenLM(Stored):
         if not count:
             raise ValueError("signal must hold something to tell, or weights count something, got nothing")
         return total / count
+
+    def count(self, signal: Tensor) -> int:
+        """Ids in documents ``[B, S, L]``."""
+        return int(((signal != PAD) & (signal != EMPTY)).sum())
+
+    def flops(self, signal: Tensor) -> int:
+        """Floating-point operations of a training step on documents ``[B, S, L]`` with one in each row, without ``depth``."""
+        rows = torch.zeros(self.vocabulary.size, dtype=torch.int64)  # of the output layer that a code is drawn among
+        for stream in self.vocabulary.streams:
+            for codebook, size in enumerate(stream.spec.codebook_sizes):
+                codes = self.vocabulary.codes(stream.name, codebook)
+                rows[codes.start : codes.stop] = size
+        steps = self.transformer.flops_per_token(signal.shape[1] // 2, training=True) * signal[..., 0].numel()
+        return steps + 6 * self.head.in_features * int(rows[signal.cpu()].sum())
 
     def _without_some_labels(self, ids: Tensor) -> Tensor:
         if not self.vocabulary.classes or not self.label_dropout:

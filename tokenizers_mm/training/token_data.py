@@ -112,7 +112,7 @@ class TokenDataModule(L.LightningDataModule):
     validation has every item once, in order.
 
     Args:
-        vocabulary: Makes ids of items.
+        vocabulary: Makes ids of items; None for that of the network that is trained.
         train: Where training items come from.
         valid: Where validation items come from; by default there is no validation.
         length: Steps of a row.
@@ -131,12 +131,13 @@ class TokenDataModule(L.LightningDataModule):
         classes: Names of classes by number, after ``setup``; empty where they are numbers already.
 
     Raises:
-        ValueError: For numbers out of range, or sources without shards, of several codecs, or with fewer items than processes.
+        ValueError: For numbers out of range, sources without shards, of several codecs, or with fewer items than processes, or
+            if there is no vocabulary.
     """
 
     def __init__(
         self,
-        vocabulary: Vocabulary,
+        vocabulary: Vocabulary | None,
         train: list[TokenSource],
         valid: list[TokenSource] | None = None,
         *,
@@ -160,7 +161,8 @@ class TokenDataModule(L.LightningDataModule):
                 raise ValueError(f"{name} must be one of {get_args(allowed)}, got {value!r}")
         if not train:
             raise ValueError("train must name at least one source, got none")
-        self.vocabulary, self.sources = vocabulary, {"train": train, "valid": valid or []}
+        self.vocabulary = vocabulary
+        self.sources = {"train": train, "valid": valid or []}
         self.options = Options(length, batch_size, packing, long, segments_per_document, buffer, seed)
         self.labels, self.batches_per_epoch, self.num_workers = labels, batches_per_epoch, num_workers
         self.classes: list[str] = []
@@ -168,6 +170,9 @@ class TokenDataModule(L.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Open the shards and number the classes."""
+        if self.vocabulary is None:
+            module = None if self.trainer is None else self.trainer.lightning_module
+            self.vocabulary = getattr(getattr(module, "network", None), "vocabulary", None)
         shards = {part: [_opened(source) for source in sources] for part, sources in self.sources.items()}
         if self.labels:
             found = {label for opened in shards["train"] for shard in opened for label in shard.read_labels()}
@@ -198,6 +203,8 @@ class TokenDataModule(L.LightningDataModule):
         return loader(dataset, min(1, self.num_workers), _signal, batch_size=None)
 
     def _documents(self, part: str, *, endless: bool) -> Callable[[Share], Documents]:
+        if self.vocabulary is None:
+            raise ValueError("vocabulary must be given where no network that has one is trained, got None")
         return partial(_documents, self.vocabulary, self.shelves[part], self.options, endless)
 
 
