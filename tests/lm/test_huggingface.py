@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.lm.test_vocabulary import STREAMS, item
+from tests.lm.tiny_llama import write_tiny_llama
 from tokenizers_mm.lm.huggingface import AddedTokens, HuggingFaceLM
 from tokenizers_mm.lm.vocabulary import PAD, Vocabulary
 
@@ -16,25 +17,7 @@ transformers = pytest.importorskip("transformers")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with a tokenizer of its own."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
-    path = tmp_path_factory.mktemp("tiny")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(
-        ["a small dog", "a large cat"] * 9, trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=["<end>"])
-    )
-    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>").save_pretrained(path)
-    torch.manual_seed(0)
-    config = transformers.LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=256, eos_token_id=0, bos_token_id=0,
-    )  # fmt: skip
-    transformers.LlamaForCausalLM(config).save_pretrained(path)
-    return path
+    return write_tiny_llama(tmp_path_factory.mktemp("tiny"))
 
 
 def test_strings_hold_items_beside_text(folder: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 import yaml
 
 from tokenizers_mm import cli, registry
+from tokenizers_mm.lm.huggingface import HuggingFaceLM
 from tokenizers_mm.lm.masked import MaskedTokenLM
 from tokenizers_mm.lm.token_lm import TokenLM
 from tokenizers_mm.lm.vocabulary import Vocabulary
@@ -67,6 +68,20 @@ def test_small_recipes_train_on_shards(name: str, shards: dict[str, Path], tmp_p
     assert {"val/bits", "train/tokens_per_second"} <= set(logged.splitlines()[0].split(","))
     wanted = ["image", "speech", "eeg", "series"] if name == "joint" else [name.removesuffix("-masked")]
     assert [stream.name for stream in network.vocabulary.streams] == wanted
+
+
+def test_a_model_of_transformers_trains_on_shards(shards: dict[str, Path], tmp_path: Path) -> None:
+    from tests.lm.tiny_llama import write_tiny_llama
+
+    pytest.importorskip("transformers")
+    recipe = yaml.safe_load(tiny("lm-huggingface", shards, tmp_path).read_text())
+    recipe["model"]["init_args"]["network"]["init_args"] = {
+        **{key: recipe["model"]["init_args"]["network"]["init_args"][key] for key in ("streams", "classes")},
+        "model": str(write_tiny_llama(tmp_path / "llama")),
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    folder = train(tmp_path / "recipe.yaml", ["trainer.precision=32-true"], output=tmp_path / "run")
+    assert HuggingFaceLM.from_pretrained(folder / "model").vocabulary.size > 8000
 
 
 def test_an_interrupted_run_goes_on_with_the_tokens_that_would_have_come(
