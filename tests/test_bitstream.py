@@ -585,8 +585,8 @@ def test_the_error_names_the_file(tmp_path: Path) -> None:
 
 
 def test_newer_versions_and_empty_files_say_so() -> None:
-    with pytest.raises(BitstreamError, match="version 2"):
-        loads(b"mmt\x02" + dumps(clip())[4:])
+    with pytest.raises(BitstreamError, match="version 3"):
+        loads(b"mmt\x03" + dumps(clip())[4:])
     with pytest.raises(BitstreamError, match=r"not a \.mmt file"):
         loads(b"")
 

@@ -3,7 +3,7 @@
 The entropy coder is constriction's 64-bit ANS (Bamler, "Understanding Entropy Coding With Asymmetric Numeral Systems",
 2022) with 32-bit words and probabilities in units of 2^-24. Its model is integers from end to end: counts are stored
 rounded to 4 significant bits, scaled by integer division, and given to constriction as whole numbers for which its own
-fixed-point conversion is exact (see :func:`_counted_model`), so that no rounding mode, math library or machine can make
+fixed-point conversion is exact (see :func:`whole_model`), so that no rounding mode, math library or machine can make
 two readers differ.
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from constriction import stream
 
 PACKED, UNIFORM, COUNTED = range(3)
-_PRECISION = 24  # bits of a probability in constriction's default coders
+TOTAL = 2**24  # of which constriction's default coders count probabilities
 _MAX_UNIFORM = 2**20  # entries of a codebook that the uniform coding takes: above, 2^-24 is too coarse to gain a bit
 _MAX_SYMBOLS = 2**16  # distinct ids of a counted column
 _BLOCK = 2**16  # numbers handled at once, which bounds temporaries; a multiple of 8, so that packed blocks end on bytes
@@ -148,6 +148,18 @@ def read_column(reader: Reader, count: int, size: int) -> np.ndarray:
     return symbols[_decode(coded, count, _counted_model(rounded))]
 
 
+def whole_model(weights: np.ndarray) -> stream.model.Categorical:
+    """The model of n symbols in which symbol i has the probability ``(weights[i] + 1) / TOTAL``, exactly.
+
+    constriction gives symbol i, with float weights w, the quantiles from ``i + floor((w_0 + ... + w_{i-1}) * s)`` where
+    ``s = (2^24 - n) / sum(w)``. Here all w are whole and sum to 2^24 - n, so each of those operations is exact.
+
+    Args:
+        weights: Whole numbers, 0 and above, ``[n >= 2]``, that sum to ``TOTAL - n``.
+    """
+    return stream.model.Categorical(weights.astype(np.float64), perfect=False)
+
+
 def _pack(ids: np.ndarray, width: int) -> bytes:
     blocks = (ids[i : i + _BLOCK].astype(">u8").view(np.uint8) for i in range(0, len(ids) if width else 0, _BLOCK))
     return b"".join(np.packbits(np.unpackbits(b).reshape(-1, 64)[:, 64 - width :]).tobytes() for b in blocks)
@@ -186,15 +198,11 @@ def _round_counts(counts: np.ndarray) -> np.ndarray:
 
 
 def _counted_model(rounded: np.ndarray) -> stream.model.Categorical:
-    """The model of rounded counts: probabilities that are whole multiples of 2^-24, at least one for each symbol.
-
-    constriction gives symbol i of n, with float weights w, the quantiles from ``i + floor((w_0 + ... + w_{i-1}) * s)``
-    where ``s = (2^24 - n) / sum(w)``. Here all w are whole and sum to 2^24 - n, so each of those operations is exact.
-    """
+    """The model of rounded counts: probabilities that are whole multiples of 2^-24, at least one for each symbol."""
     code = rounded.astype(np.int64)
     shift = np.maximum(code // 8 - 1, 0)
     counts = (code - 8 * shift) << shift
-    free = 2**_PRECISION - len(counts)
+    free = TOTAL - len(counts)
     weights = counts * free // counts.sum()
     weights[np.argmax(counts)] += free - weights.sum()
-    return stream.model.Categorical(weights.astype(np.float64), perfect=False)
+    return whole_model(weights)

@@ -7,6 +7,7 @@ from pathlib import Path
 from tokenizers_mm import lm, registry
 from tokenizers_mm.cards import HUB
 from tokenizers_mm.hub import hub_folder
+from tokenizers_mm.lm.ngram import TokenNGram
 from tokenizers_mm.stored import Stored
 from tokenizers_mm.weights import CONFIG, read_config
 
@@ -21,12 +22,12 @@ def list_lms() -> dict[str, str]:
     return found
 
 
-def load_lm(name: str | Path, *, device: str = "cpu") -> Stored:
+def load_lm(name: str | Path, *, device: str = "cpu") -> Stored | TokenNGram:
     """A language model in evaluation mode.
 
     Args:
         name: That of one that ships (:func:`list_lms`), a folder, or ``"hf:owner/name[@revision]"``.
-        device: Where it is to be.
+        device: Where a network is to be.
 
     Raises:
         FileNotFoundError: If there is none of that name.
@@ -36,7 +37,8 @@ def load_lm(name: str | Path, *, device: str = "cpu") -> Stored:
     kind = read_config(folder / CONFIG).get("class")
     if kind not in (known := _classes()):
         raise ValueError(f"{folder} must hold a language model, one of {', '.join(sorted(known))}, got class {kind!r}")
-    return known[str(kind)].from_pretrained(folder, map_location=device)
+    cls = known[str(kind)]
+    return cls.from_pretrained(folder, map_location=device) if issubclass(cls, Stored) else cls.from_pretrained(folder)
 
 
 def lm_folder(name: str | Path) -> Path:
@@ -50,11 +52,14 @@ def lm_folder(name: str | Path) -> Path:
     return folder
 
 
-def _classes() -> dict[str, type[Stored]]:
+def _classes() -> dict[str, type[Stored] | type[TokenNGram]]:
     """Language models that can be loaded, by class name: those over tokens, and those of text."""
     from tokenizers_mm import text
     from tokenizers_mm.text.model import TextLM
 
-    public = [*((lm, name, Stored) for name in lm.__all__), *((text, name, TextLM) for name in text.__all__)]
-    found = ((name, getattr(home, name), base) for home, name, base in public)
-    return {name: cls for name, cls, base in found if isinstance(cls, type) and issubclass(cls, base)}
+    public = [
+        *((lm, name, (Stored, TokenNGram)) for name in lm.__all__),
+        *((text, name, (TextLM,)) for name in text.__all__),
+    ]
+    found = ((name, getattr(home, name), bases) for home, name, bases in public)
+    return {name: cls for name, cls, bases in found if isinstance(cls, type) and issubclass(cls, bases)}

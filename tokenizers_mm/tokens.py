@@ -29,7 +29,7 @@ import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import SupportsIndex
+from typing import TYPE_CHECKING, SupportsIndex
 
 import torch
 from einops import rearrange
@@ -37,6 +37,9 @@ from torch import Tensor
 
 from tokenizers_mm.labels import CLOCK, check_names
 from tokenizers_mm.spec import TokenSpec
+
+if TYPE_CHECKING:
+    from tokenizers_mm.bitstream import IdCoder
 
 __all__ = ["TokenSpec", "Tokens"]
 
@@ -252,21 +255,40 @@ class Tokens:
             names=first.names if all(b.names == first.names for b in batches) else None,
         )
 
-    def save(self, path: str | Path, *, codec: str | None = None) -> None:
-        """Write a ``.mmt`` file (see :mod:`tokenizers_mm.bitstream`); ``codec`` is the name of the codec that made the tokens."""
+    def save(self, path: str | Path, *, codec: str | None = None, lm: str | Path | None = None) -> None:
+        """Write a ``.mmt`` file (see :mod:`tokenizers_mm.bitstream`).
+
+        Args:
+            path: Where to.
+            codec: Name of the codec that made the tokens.
+            lm: Name or folder of a language model, to code ids as it predicts them; the file opens where the model is.
+        """
         from tokenizers_mm import bitstream
 
-        bitstream.save(self, path, codec=codec)
+        bitstream.save(self, path, codec=codec, coder=_coder(lm))
 
     @classmethod
-    def load(cls, path: str | Path) -> Tokens:
-        """Read a ``.mmt`` file; raises ``BitstreamError`` for anything that is not one."""
+    def load(cls, path: str | Path, *, lm: str | Path | None = None) -> Tokens:
+        """Read a ``.mmt`` file; raises ``BitstreamError`` for anything that is not one.
+
+        Args:
+            path: The file.
+            lm: Name or folder of the language model that coded it, where it did; a model that ships is found by itself.
+        """
         from tokenizers_mm import bitstream
 
-        return bitstream.load(path)
+        return bitstream.load(path, coder=_coder(lm))
 
     def __repr__(self) -> str:
         return f"Tokens({self.spec.modality}, {len(self)} x {self.shape}, codebooks {self.spec.codebook_sizes})"
+
+
+def _coder(lm: str | Path | None) -> IdCoder | None:
+    if lm is None:
+        return None
+    from tokenizers_mm.lm.compression import LMCoder
+
+    return LMCoder.load(lm)
 
 
 def _inside(ids: Tensor, sizes: Tensor) -> bool:

@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from tokenizers_mm import bitstream
 from tokenizers_mm.cards import HUB
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.labels import Labels, labels_for
+from tokenizers_mm.lm.compression import LMCoder
 from tokenizers_mm.reading import reading as reading_options
 from tokenizers_mm.registry import containers, list_codecs, matching, wing
 from tokenizers_mm.signals import batched
@@ -132,7 +134,7 @@ def encode_file(
         source: The file.
         target: Where to write; the extension says whose format.
         name: What the file says wrote it (see :func:`writer_name`).
-        lm: Folder of the language model that the format's entropy coder is to use.
+        lm: The language model that the format's entropy coder is to use: its folder or, in our files, a shipped one's name.
         window: Seconds held in memory at a time.
         force: Overwrite.
         progress: Follows the pieces of a long signal.
@@ -217,36 +219,34 @@ def read_tokens(path: Path, *, lm: Path | None = None) -> tuple[Tokens, str | No
 
     Args:
         path: The file; its extension says whose format it is, by default ours.
-        lm: Folder of the language model that its entropy coder used.
+        lm: The language model that its entropy coder used: its folder or a shipped one's name, which our files find themselves.
 
     Raises:
-        BitstreamError: If it is no intact file of that format.
-        ValueError: If a language model is needed and not given, or given and not needed.
+        BitstreamError: If it is no intact file of that format, or of ours one that needs a language model that is not given.
+        ValueError: If another's needs a language model and none is given.
     """
     container = containers().get(path.suffix.lower())
     if container is not None:
         return container.read(path, lm=lm), container.codec_name(path)
-    _check_no_lm(path, lm)
-    return bitstream.load(path), bitstream.codec_name(path)
+    return bitstream.load(path, coder=_coder(lm)), bitstream.codec_name(path)
 
 
 def write_tokens(tokens: Tokens, path: Path, codec: Codec, *, name: str | None = None, lm: Path | None = None) -> None:
     """Write what ``codec`` made to a file of the format that its extension names, by default ours.
 
     Raises:
-        ValueError: If the format is not for that codec, or takes no language model.
+        ValueError: If the format is not for that codec, or the language model is not for these tokens.
     """
     container = containers().get(path.suffix.lower())
     if container is not None:
         container.write(tokens, path, codec, lm=lm)
         return
-    _check_no_lm(path, lm)
-    tokens.save(path, codec=name)
+    bitstream.save(tokens, path, codec=name, coder=_coder(lm))
 
 
-def _check_no_lm(path: Path, lm: Path | None) -> None:
-    if lm is not None:
-        raise ValueError(f"{path.suffix} files take no language model, got {lm}")
+@lru_cache(maxsize=1)
+def _coder(lm: Path | None) -> LMCoder | None:
+    return None if lm is None else LMCoder.load(lm)
 
 
 def writer_name(source: str | Path) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
@@ -87,6 +89,16 @@ def _part(path: Path, parts: Sequence[str]) -> dict[str, Tensor]:
             return {key.removeprefix(part): file.get_tensor(key) for key in keys if key.startswith(part)}
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def digest(name: str, config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over a network's class, config and weights, whatever the device."""
+    total = hashlib.sha256(json.dumps([name, config], sort_keys=True, default=str).encode())
+    for key, tensor in sorted(tensors.items()):
+        plain = tensor.detach().cpu().contiguous()
+        total.update(f"{key} {plain.dtype} {list(plain.shape)}".encode())
+        total.update(plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+    return total.hexdigest()
 
 
 def load_into(module: nn.Module, path: str | Path, *, strict: bool = True) -> None:

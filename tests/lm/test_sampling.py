@@ -31,6 +31,7 @@ def seeded(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+@settings(max_examples=50, deadline=None)
 @given(logit_rows)
 def test_limits_are_the_likeliest_and_identities(logits: Tensor) -> None:
     top = logits == logits.amax(dim=-1, keepdim=True)
@@ -44,6 +45,7 @@ def test_limits_are_the_likeliest_and_identities(logits: Tensor) -> None:
         torch.testing.assert_close(probabilities(logits, sampling), logits.softmax(dim=-1))
 
 
+@settings(max_examples=50, deadline=None)
 @given(logit_rows, st.floats(0.05, 0.95))
 def test_the_nucleus_is_the_smallest_set_that_reaches_p(logits: Tensor, p: float) -> None:
     kept = probabilities(logits, Sampling(top_p=p)) > 0

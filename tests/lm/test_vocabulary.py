@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -182,6 +184,12 @@ def test_wrong_ids_are_named() -> None:
 def test_streams_that_cannot_be_written_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError):
         Stream(**{"name": "plain", "spec": spec((5, 6)), **wrong})
+
+
+def test_a_vocabulary_goes_to_other_processes() -> None:
+    vocabulary = Vocabulary([STREAMS["image"]])
+    ids = vocabulary.document([("image", item(STREAMS["image"], (1, 1), 0))])
+    assert pickle.loads(pickle.dumps(vocabulary)).segments(ids) == vocabulary.segments(ids)
 
 
 def test_a_vocabulary_survives_json() -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tokenizers_mm.audio.losses import MelLoss, MultiResolutionSTFTLoss, MultiScaleMelLoss, magnitude
 from tokenizers_mm.audio.model_metrics import MODEL_METRICS, MODELS
 from tokenizers_mm.audio.pitch import PitchTrack, track_pitch
+from tokenizers_mm.audio.set_metrics import SET_METRICS
 from tokenizers_mm.evaluation.metric import Metric, Scores, Unmeasurable, measure, select
 from tokenizers_mm.tokens import TokenSpec
 
@@ -304,6 +305,7 @@ METRICS: dict[str, Metric] = {
         "centroid err.", "Hz", "lower", 0, _centroid,
         "Mean absolute difference of the spectral centroid, window 1024, hop 256, reference frames above -60 dB.",
     ),
+    **SET_METRICS,
     **MODEL_METRICS,
 }  # fmt: skip
 

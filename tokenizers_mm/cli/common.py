@@ -36,7 +36,9 @@ Weights = Annotated[
 ]
 LanguageModel = Annotated[
     Path | None,
-    typer.Option("--lm", help="Folder of the language model that a token file's coder uses.", show_default=False),
+    typer.Option(
+        "--lm", help="Language model that codes a token file's ids: a shipped one's name, a folder.", show_default=False
+    ),
 ]
 Reading = Annotated[
     list[str] | None,

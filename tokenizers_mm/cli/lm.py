@@ -24,13 +24,14 @@ StreamName = Annotated[str | None, typer.Option("--stream", "-s", help="Which to
 def list_() -> None:
     """The language models that ship."""
     import tokenizers_mm as tm
+    from tokenizers_mm.lm import TokenNGram
 
     table = Table("name", "class", "streams", "classes", "parameters", box=None)
     for name, kind in tm.list_lms().items():
         model: Any = tm.load_lm(name)
         vocabulary = getattr(model, "vocabulary", None)
         streams = [stream.name for stream in getattr(vocabulary, "streams", ())]
-        size = sum(p.numel() for p in model.parameters())
+        size = model.num_parameters if isinstance(model, TokenNGram) else sum(p.numel() for p in model.parameters())
         classes = str(getattr(vocabulary, "classes", 0) or "-")
         table.add_row(name, kind, ", ".join(streams) or "text", classes, f"{size / 1e6:.1f}M")
     out.print(table)

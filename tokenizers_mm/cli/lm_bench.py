@@ -1,4 +1,4 @@
-"""``mmtok bench-lm``: the speed of the decoder that all language models share."""
+"""``mmtok lm bench``: the speed of the decoder that all language models share."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from tokenizers_mm.cli.common import app, err, number, out
+from tokenizers_mm.cli.common import err, number, out
+from tokenizers_mm.cli.lm import lm
 
 
-@app.command("bench-lm")
-def bench_lm(
+@lm.command()
+def bench(
     dim: Annotated[int, typer.Option("--dim", help="Width.", min=8)] = 512,
     layers: Annotated[int, typer.Option("--layers", help="Blocks.", min=1)] = 8,
     heads: Annotated[int, typer.Option("--heads", help="Of attention.", min=1)] = 8,
@@ -31,24 +32,24 @@ def bench_lm(
 ) -> None:
     """Time generating and training in turns with transformers' Llama of the same weights.
 
-    Example: [cyan]mmtok bench-lm --threads 1 -o eval/benchmarks/results/decoder.json[/]
+    Example: [cyan]mmtok lm bench --threads 1 -o eval/benchmarks/results/decoder.json[/]
     """
     import torch
 
-    from tokenizers_mm.evaluation import bench_lm as bench
+    from tokenizers_mm.evaluation.bench_lm import generation, training, twins
     from tokenizers_mm.evaluation.environment import provenance
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    ours, theirs = bench.twins(dim, layers, heads, hidden, vocabulary)
+    ours, theirs = twins(dim, layers, heads, hidden, vocabulary)
     found = {}
     for batch in map(int, batches.split(",")):
         with err.status(f"generating, {batch} rows"):
-            found[f"generation, batch {batch}"] = bench.generation(
+            found[f"generation, batch {batch}"] = generation(
                 ours, theirs, batch=batch, prompt=prompt, steps=steps, rounds=rounds
             )
     with err.status("training"):
-        found["training"] = bench.training(ours, theirs, batch=4, length=length, rounds=rounds)
+        found["training"] = training(ours, theirs, batch=4, length=length, rounds=rounds)
     table = Table("", "tokens/s", "transformers", "ratio", "of processor time", "of the memory's bound", box=None)
     for name, row in found.items():
         rates = row["tokens_per_second"]

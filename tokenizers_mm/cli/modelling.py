@@ -102,7 +102,7 @@ def compare(
     from tokenizers_mm import registry
 
     study = registry.wing("text", "study")
-    documents = _documents(data, split, names)
+    documents = documents_of(data, split, names)
     found = {}
     for name in models:
         with err.status(name):
@@ -115,7 +115,7 @@ def compare(
         shown = f"{row['bits_per_byte']:.3f}", f"{100 * row['word_accuracy']:.1f} %"
         table.add_row(name, *shown, *more, cost, f"{row['parameters']:,.0f}")
     out.print(table)
-    _save(output, "compare", found, documents, length=length)
+    write_report(output, "compare", found, documents, length=length)
 
 
 @text.command()
@@ -140,7 +140,7 @@ def adapt(
     from tokenizers_mm import registry
 
     study = registry.wing("text", "study")
-    before, after = _documents(train, train_split, None), _documents(valid, valid_split, None)
+    before, after = documents_of(train, train_split, None), documents_of(valid, valid_split, None)
     curves = {}
     for name in models:
         with err.status(name):
@@ -155,7 +155,7 @@ def adapt(
         cost = curve[-1]["training_flops"] / steps / 1e9
         table.add_row(name, f"{first:.3f}", f"{last:.3f}", number(reached), number(cost))
     out.print(table)
-    _save(output, "adapt", found, after, length=length, steps=steps, target=goal)
+    write_report(output, "adapt", found, after, length=length, steps=steps, target=goal)
 
 
 @text.command()
@@ -176,7 +176,7 @@ def bench(
     from tokenizers_mm import registry
 
     study = registry.wing("text", "study")
-    documents = _documents(data, split, names)
+    documents = documents_of(data, split, names)
     torch.set_num_threads(1)
     found = {}
     for name in models:
@@ -187,7 +187,7 @@ def bench(
     for name, row in found.items():
         table.add_row(name, *(number(row[key]) for key in keys))
     out.print(table)
-    _save(output, "bench", found, documents, bytes=count)
+    write_report(output, "bench", found, documents, bytes=count)
 
 
 @text.command()
@@ -195,13 +195,21 @@ def store(
     model: Annotated[str, typer.Argument(help="Folder of a model.", show_default=False)],
     folder: Annotated[Path, typer.Argument(help="Folder to write.", show_default=False)],
 ) -> None:
-    """Write a model with weights rounded to 16 bits: half the size, and from then on the model is what the rounded weights are.
+    """Write a model or a hypernetwork with weights rounded to 16 bits: half the size, and what is measured from then on.
 
     Example: [cyan]mmtok text store runs/mine/model ./mine[/]
     """
     import torch
 
-    _load(model).save_pretrained(folder, dtype=torch.float16)
+    from tokenizers_mm import registry
+    from tokenizers_mm.weights import CONFIG, read_config
+
+    config = Path(model) / CONFIG
+    if config.is_file() and read_config(config).get("class") == "Hypernetwork":
+        network = registry.wing("text", "surface").load_hypernetwork(model)
+    else:
+        network = _load(model)
+    network.save_pretrained(folder, dtype=torch.float16)
     out.print(f"[green]written[/]: {folder}", highlight=False)
 
 
@@ -211,7 +219,8 @@ def _load(name: str) -> Any:
     return registry.wing("text", "generate").load_model(name)
 
 
-def _documents(path: str, split: str | None, names: str | None) -> list[bytes]:
+def documents_of(path: str, split: str | None, names: str | None) -> list[bytes]:
+    """Documents of a folder or file, which may name variables of the environment."""
     import os
 
     from tokenizers_mm import registry
@@ -221,7 +230,9 @@ def _documents(path: str, split: str | None, names: str | None) -> list[bytes]:
     return source.documents()
 
 
-def _save(output: Path | None, kind: str, found: Mapping[str, Any], documents: list[bytes], **settings: Any) -> None:
+def write_report(
+    output: Path | None, kind: str, found: Mapping[str, Any], documents: list[bytes], **settings: Any
+) -> None:
     """A report with what it was made of and with."""
     import hashlib
 

@@ -60,6 +60,8 @@ def encode(
 
     Example: [cyan]mmtok encode song.wav -c encodec-24khz -o song.ecdc[/]
 
+    Example: [cyan]mmtok encode talk.mp3 -c wavtokenizer-speech-16k --lm ./my_lm[/]
+
     Example: [cyan]mmtok encode recordings/ -c ./my_codec -o tokens/[/]
 
     Example: [cyan]mmtok encode photo.jpg -c vqgan-128[/]

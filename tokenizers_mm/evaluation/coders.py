@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from tokenizers_mm.evaluation.baseline import Baseline
 from tokenizers_mm.evaluation.stability import stability
 from tokenizers_mm.signals import Signal, batched, extents, fitted
 from tokenizers_mm.tokens import Tokens, TokenSpec
+from tokenizers_mm.weights import digest
 
 T = TypeVar("T")
 
@@ -164,11 +164,4 @@ class BaselineCoder(Coder):
 
 def codec_fingerprint(codec: nn.Module) -> str:
     """SHA-256 over the class, config and weights of a codec or detector."""
-    total = hashlib.sha256(
-        json.dumps([type(codec).__name__, getattr(codec, "config", {})], sort_keys=True, default=str).encode()
-    )
-    for name, tensor in sorted(codec.state_dict().items()):
-        plain = tensor.detach().cpu().contiguous()
-        total.update(f"{name} {plain.dtype} {list(plain.shape)}".encode())
-        total.update(plain.flatten().view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
-    return total.hexdigest()
+    return digest(type(codec).__name__, getattr(codec, "config", {}), codec.state_dict())

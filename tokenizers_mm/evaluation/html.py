@@ -66,8 +66,8 @@ def write_html(
     names = worst_first(report)
     media = gallery.collect(names)
     overviews = gallery.overviews() if limit else {}
-    script, style = "\n".join(map(_page, SCRIPTS)), _page("page.css")
-    text = Template(_page("page.html")).substitute(
+    script, style = "\n".join(map(page_part, SCRIPTS)), page_part("page.css")
+    text = Template(page_part("page.html")).substitute(
         policy=escape(_policy(script, style)),
         style=style,
         script=script,
@@ -84,7 +84,8 @@ def write_html(
     return path
 
 
-def _page(name: str) -> str:
+def page_part(name: str) -> str:
+    """A file of the page: style, script or template."""
     return resources.files("tokenizers_mm.evaluation").joinpath("page", name).read_text(encoding="utf-8")
 
 

@@ -146,7 +146,8 @@ class _Rows:
         batch: Rows B; features and logits of twice as many are guided.
         steps: At most.
         device: Where they are.
-        options: Sampling of each lane or of all, mask, penalties and generators of :func:`generate`.
+        sampling: Of each lane, or of all.
+        mask, penalties, generators: As for :func:`generate`.
     """
 
     def __init__(
@@ -154,14 +155,17 @@ class _Rows:
         batch: int,
         steps: int,
         device: torch.device,
-        *options: *tuple[tuple[Sampling, ...], Mask | None, Sequence[Penalty], Generators],
+        sampling: tuple[Sampling, ...],
+        mask: Mask | None,
+        penalties: Sequence[Penalty],
+        generators: Generators,
     ) -> None:
         self.batch, self.steps, self.step = batch, steps, 0
-        self.sampling, self.mask, self.penalties, self.generators = options
+        self.sampling, self.mask, self.penalties, self.generators = sampling, mask, penalties, generators
         self.ids: Tensor | None = None
         self.ended = torch.zeros(batch, dtype=torch.bool, device=device)
         self.lengths = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.troubles: list[tuple[int, int, Tensor]] = []
+        self.troubles: list[tuple[int, int, tuple[str, ...], Tensor]] = []
 
     def so_far(self, lanes: int) -> Tensor:
         """Ids of the steps until now, ``[B, steps, lanes]``."""
@@ -187,23 +191,23 @@ class _Rows:
         if guided:
             conditional, unconditional = logits.chunk(2)
             logits = guide(conditional, unconditional, self.sampling[0].scale(self.step))
-        stages = [logits]
+        stages = {"model": logits}
         if self.mask is not None:
-            stages.append(restrict(logits, self.mask(self.step, lane, so_far) | self.ended[:, None]))
-        logits = stages[-1]
+            logits = restrict(logits, self.mask(self.step, lane, so_far) | self.ended[:, None])
+            stages["mask"] = logits
         if sampling.repetition_penalty != 1:
             logits = discourage(logits, so_far[..., lane], sampling.repetition_penalty)
         for penalty in self.penalties:
             logits = penalty(self.step, lane, so_far, logits)
-        stages.append(logits)
+            stages["penalties"] = logits
         self._watch(lane, stages)
         drawn = choose(logits, sampling, self.generators)
         return torch.cat([drawn, drawn]) if guided else drawn
 
-    def _watch(self, lane: int, stages: list[Tensor]) -> None:
+    def _watch(self, lane: int, stages: dict[str, Tensor]) -> None:
         """Note which stage left a row without a number to draw by; on the CPU, where looking is free, say so at once."""
-        largest = torch.stack([stage.amax(dim=-1) for stage in stages])
-        self.troubles.append((self.step, lane, ~largest.isfinite()))
+        largest = torch.stack([logits.amax(dim=-1) for logits in stages.values()])
+        self.troubles.append((self.step, lane, tuple(stages), ~largest.isfinite()))
         if largest.device.type == "cpu":
             self.complain()
 
@@ -213,8 +217,7 @@ class _Rows:
         Raises:
             ValueError: If there was any.
         """
-        names = ("model", *(("mask",) if self.mask is not None else ()), "penalties")
-        for step, lane, troubles in self.troubles:
+        for step, lane, names, troubles in self.troubles:
             for name, rows in zip(names, troubles.tolist(), strict=True):
                 if any(rows):
                     where = f"step {step}, lane {lane}, row {rows.index(True)}"

@@ -7,7 +7,6 @@ codebook of one stream, or is special, so that what the ids mean never depends o
 from __future__ import annotations
 
 import difflib
-import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +20,7 @@ from tokenizers_mm.tokens import Tokens
 
 __all__ = ["BETWEEN", "BOS", "EMPTY", "EOS", "FORCED", "LABEL", "PAD", "ROW", "Stream", "Vocabulary"]
 
+_PLANS = 512  # that are kept
 _SPECIALS = ("pad", "bos", "eos", "empty", "row")
 
 
@@ -67,7 +67,7 @@ class Vocabulary:
                 self._kinds[i, column, mark] = len(choices)
                 choices.append(Choice((mark,) if mark else (), self.codes(stream.name, stream.codebook(column))))
         self.choices = tuple(choices)
-        self._plan = functools.lru_cache(maxsize=512)(self._make_plan)
+        self._plans: dict[tuple[int, tuple[int, ...]], Plan] = {}
 
     def _cells(self, i: int) -> Iterator[tuple[int, int]]:
         """Columns of a stream with the mark that may stand there instead, 0 for none."""
@@ -160,11 +160,15 @@ class Vocabulary:
         """Where what stands in an item of a stream, given the shape of its grid."""
         return self._plan(self.index(name), tuple(shape))
 
-    def _make_plan(self, i: int, shape: tuple[int, ...]) -> Plan:
-        begin = self._tags + 2 * i
-        return make_plan(
-            self.streams[i], shape, self.lanes, begin, begin + 1, lambda column, mark: self._kinds[i, column, mark]
-        )
+    def _plan(self, i: int, shape: tuple[int, ...]) -> Plan:
+        if (i, shape) not in self._plans:
+            if len(self._plans) >= _PLANS:
+                self._plans.clear()
+            begin = self._tags + 2 * i
+            self._plans[i, shape] = make_plan(
+                self.streams[i], shape, self.lanes, begin, begin + 1, lambda column, mark: self._kinds[i, column, mark]
+            )
+        return self._plans[i, shape]
 
     def segment(self, name: str, tokens: Tokens) -> Tensor:
         """Ids ``[S, L]`` of one item, tags included.

@@ -6,7 +6,7 @@ travels with its tokens, so that decoding is exact; what a text's tokens are dep
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -135,17 +135,32 @@ class DynamicCodec(TextCodec):
         Raises:
             ValueError: If there are no texts, no batch size, or a percentage is none.
         """
-        percents = list(percents)
-        if not texts or batch_size < 1 or any(not 0 <= p <= 100 for p in percents):
-            raise ValueError(
-                f"texts must not be empty, batch_size positive and percents 0 to 100, got {len(texts)}, {batch_size}, {percents}"
-            )
-        batches = [self.merged(texts[at : at + batch_size]).lengths for at in range(0, len(texts), batch_size)]
-        longest = max(map(len, batches))
-        total = np.sum([np.pad(lengths, (0, longest - len(lengths)), mode="edge") for lengths in batches], axis=0)
-        saved = (total[0] - total) / max(total[0] - total[-1], 1)
-        at = [int(np.argmax(saved >= percent / 100 - 1e-12)) if total[0] > total[-1] else 0 for percent in percents]
-        return [Budget(p, m, float(total[m]) / len(texts)) for p, m in zip(percents, at, strict=True)]
+        return calibrate(self.merged, texts, batch_size, percents)
+
+
+def calibrate(
+    merged: Callable[[Sequence[str]], Merged],
+    texts: Sequence[str],
+    batch_size: int = 32,
+    percents: Iterable[float] = range(0, 101, 10),
+) -> list[Budget]:
+    """As :meth:`DynamicCodec.calibrate`, of anything that merges all that it may of a batch."""
+    percents = list(percents)
+    if not texts or batch_size < 1 or any(not 0 <= p <= 100 for p in percents):
+        raise ValueError(
+            f"texts must not be empty, batch_size positive and percents 0 to 100, got {len(texts)}, {batch_size}, {percents}"
+        )
+    batches = [merged(texts[at : at + batch_size]).lengths for at in range(0, len(texts), batch_size)]
+    longest = max(map(len, batches))
+    total = np.sum([np.pad(lengths, (0, longest - len(lengths)), mode="edge") for lengths in batches], axis=0)
+    at = merges_for(total, percents)
+    return [Budget(p, m, float(total[m]) / len(texts)) for p, m in zip(percents, at, strict=True)]
+
+
+def merges_for(lengths: Sequence[int] | np.ndarray, percents: Iterable[float]) -> list[int]:
+    """The fewest merges that save so many percent of what all save, from the tokens that are left after 0, 1, 2, ... of them."""
+    saved = lengths[0] - np.asarray(lengths, dtype=float)
+    return [int(np.argmax(saved >= saved[-1] * percent / 100 - 1e-9)) for percent in percents]
 
 
 def vocabulary_of(tokens: Tokens) -> list[bytes]:

@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from tokenizers_mm.lm.places import Places
 from tokenizers_mm.weights import CONFIG, WEIGHTS, read_config
 
 ORDERS = 5
@@ -40,7 +41,7 @@ class ByteNGram:
         self.tables, self.threshold = tables, float(threshold)
         self._pairs: list[np.ndarray] = []  # of each order: context and successor as one number, ascending
         self._totals: list[np.ndarray] = []
-        self._places: list[_Places] = []
+        self._places: list[Places] = []
         self._known: dict[bytes, np.ndarray] = {}  # probabilities after contexts
         for n in range(ORDERS + 1):
             names = [f"{name}.{n}" for name in _TABLES]
@@ -53,7 +54,7 @@ class ByteNGram:
                 raise ValueError(f"tables of order {n} do not fit together")
             self._pairs.append((np.repeat(np.arange(len(contexts)), np.diff(first)) << 8) | of)
             self._totals.append(np.add.reduceat(_unpack(counts), first[:-1]))
-            self._places.append(_Places(contexts))
+            self._places.append(Places(contexts))
 
     # -- what it says of text -----------------------------------------------------------------------------------------------
 
@@ -191,42 +192,6 @@ class Continuation:
     def push(self, byte: int) -> None:
         """Add a byte."""
         self._tail = (self._tail + bytes([byte]))[-ORDERS:]
-
-
-class _Places:
-    """Where numbers are in a list of different ones: a hash table with linear probing, which looks up many at once."""
-
-    def __init__(self, numbers: np.ndarray) -> None:
-        bits = max(8, (4 * len(numbers)).bit_length())
-        self._shift = np.uint64(64 - bits)
-        self._keys = np.full(2**bits, -1, dtype=np.int64)
-        self._index = np.full(2**bits, -1, dtype=np.int32)
-        left, slot = np.arange(len(numbers)), self._slot(numbers)
-        while len(left):
-            free = np.flatnonzero(self._index[slot] < 0)
-            self._index[slot[free]] = left[free]  # of those that want one slot, one gets it
-            lost = self._index[slot] != left
-            left, slot = left[lost], (slot[lost] + 1) % len(self._keys)
-        taken = self._index >= 0
-        self._keys[taken] = numbers[self._index[taken]]
-
-    def find(self, numbers: np.ndarray) -> np.ndarray:
-        """Place of each number, -1 for those that are not in the list."""
-        slot = self._slot(numbers)
-        keys = self._keys[slot]
-        out = np.where(keys == numbers, self._index[slot], -1)
-        left = np.flatnonzero((keys != numbers) & (keys >= 0))
-        slot = slot[left]
-        while len(left):
-            slot = (slot + 1) % len(self._keys)
-            keys, wanted = self._keys[slot], numbers[left]
-            out[left] = np.where(keys == wanted, self._index[slot], -1)
-            on = (keys != wanted) & (keys >= 0)
-            left, slot = left[on], slot[on]
-        return out
-
-    def _slot(self, numbers: np.ndarray) -> np.ndarray:
-        return ((numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> self._shift).astype(np.int64)
 
 
 _Table = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # contexts, first, bytes, counts

@@ -6,13 +6,16 @@ import difflib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenizers_mm import bitstream
 from tokenizers_mm.evaluation.exhibit import Exhibit
 from tokenizers_mm.text import files
 from tokenizers_mm.text.metrics import lines, positions
 from tokenizers_mm.tokens import TokenSpec
+
+if TYPE_CHECKING:
+    from tokenizers_mm.text.merge_eval import Budget
 
 EXCERPT = 280  # characters
 FILES = 60  # bars at most
@@ -75,6 +78,38 @@ def bars(values: Sequence[tuple[float, str]]) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="webp", pil_kwargs={"quality": 90})
     return file.getvalue()
+
+
+def merge_curves(found: Sequence[Budget], path: str | Path) -> None:
+    """A picture of bits per byte, tokens told right and divergence over the length of merged prefixes.
+
+    Args:
+        found: Budgets, that of no merges first.
+        path: Image to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    first, *rows = found
+    percent = [100 * row.prefix_tokens / first.prefix_tokens for row in rows]
+    kinds = (
+        ("bits_per_byte", "bits a byte of what follows"),
+        ("accuracy", "tokens that follow told right"),
+        ("divergence", "nats off in the prefix"),
+    )
+    for axis, (kind, label) in zip(figure.subplots(1, 3), kinds, strict=True):
+        (start,) = getattr(first, kind).values()
+        for name in getattr(rows[0], kind):
+            axis.plot([100, *percent], [start, *(getattr(row, kind)[name] for row in rows)], marker="o", label=name)
+        axis.axhline(start, color=INK, linewidth=0.7, linestyle=":")
+        axis.invert_xaxis()
+        axis.set_xlabel("tokens of the prefix, % of unmerged")
+        axis.set_ylabel(label)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(frameon=False)
+    figure.savefig(path)
 
 
 def _excerpt(text: str) -> str:

@@ -1,0 +1,1 @@
+"""Language models of tokens, measured: what they say of held-out tokens, and what they draw."""
