@@ -232,21 +232,3 @@ def test_its_loss_falls_from_chance_along_a_repetition(trained: tuple[Lexinvaria
     new, again, later = loss_by_position(logits, ids, (0, 8, 12, 24))
     assert first + 0.3 > new > again > later
     assert later < 0.2 * new
-
-
-@pytest.mark.slow
-def test_it_finds_what_comes_again_by_what_stands_before() -> None:
-    """Halves of any length come again: where a symbol stands does not tell which follows."""
-    torch.manual_seed(0)
-    generator = seed(1)
-    model = LexinvariantLM(16, dim=64, layers=2, heads=4)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    for step in range(1500):
-        half = torch.randint(16, (32, 12 + step % 13), generator=generator)
-        optimizer.zero_grad()
-        model.loss(torch.cat([half, half], dim=1), generator).backward()
-        optimizer.step()
-    half = torch.randint(40, (64, 24), generator=generator)
-    ids, rows = torch.cat([half, half], dim=1), model.eval().rows(64, 40, generator)
-    right = (model(ids, rows).argmax(dim=-1) == ids)[:, 28:]
-    assert float(right.double().mean()) > 0.95
