@@ -16,9 +16,8 @@ def list_lms() -> dict[str, str]:
     """Names of the language models that ship, and their classes."""
     found = {}
     for file in sorted(registry.data_path("checkpoints").glob(f"*/{CONFIG}")):
-        kind = str(read_config(file).get("class"))
-        if kind in _classes():
-            found[file.parent.name] = kind
+        if is_lm(file.parent):
+            found[file.parent.name] = str(read_config(file)["class"])
     return found
 
 
@@ -50,6 +49,11 @@ def lm_folder(name: str | Path) -> Path:
     if not folder.is_dir():
         raise FileNotFoundError(f"no language model {str(name)!r}: expected a folder or one of {', '.join(list_lms())}")
     return folder
+
+
+def is_lm(folder: Path) -> bool:
+    """Whether a folder holds a language model that :func:`load_lm` knows."""
+    return (folder / CONFIG).is_file() and read_config(folder / CONFIG).get("class") in _classes()
 
 
 def _classes() -> dict[str, type[Stored] | type[TokenNGram]]:

@@ -121,11 +121,15 @@ def convert(
     Example: [cyan]mmtok convert wavtokenizer WavTokenizer_small_600_24k_4096.ckpt ./wavtokenizer-small-40[/]
     """
     from tokenizers_mm import registry
+    from tokenizers_mm.language_models import is_lm
 
     folder = registry.converter(family)(source, output, config=config, allow_pickle=allow_pickle)
-    how = (
-        "give it with --lm" if family.endswith("-lm") else f"tm.load({str(folder)!r}), or mmtok encode ... -c {folder}"
-    )
+    if family == "encodec-lm":
+        how = "give it with --lm"
+    elif is_lm(folder):
+        how = f"tm.load_lm({str(folder)!r})"
+    else:
+        how = f"tm.load({str(folder)!r}), or mmtok encode ... -c {folder}"
     out.print(f"[green]converted[/]: {how}", highlight=False)
 
 
