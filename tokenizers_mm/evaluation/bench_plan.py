@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from tokenizers_mm import registry
+from tokenizers_mm.evaluation.yaml_files import read_yaml, validated
 
 Task = Literal["encode", "decode", "encode batch", "decode batch", "train step", "stream encode", "stream decode"]
 TASKS: tuple[Task, ...] = ("encode", "decode", "encode batch", "decode batch", "train step")
@@ -79,10 +79,4 @@ def load_benchmark(source: str | Path) -> Benchmark:
         raise ValueError(
             f"no benchmark {str(source)!r}: expected one of {sorted(p.stem for p in folder.glob('*.yaml'))}"
         )
-    try:
-        return Benchmark.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"{path}: {faults}") from None
+    return validated(path, read_yaml(path), Benchmark)

@@ -9,10 +9,10 @@ import re
 from collections.abc import Collection
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from tokenizers_mm import registry
+from tokenizers_mm.evaluation.yaml_files import read_yaml, validated
 
 
 class Suite(BaseModel):
@@ -85,16 +85,10 @@ def load_suite(source: str | Path) -> Suite:
     if not path.is_file():
         known = sorted(p.stem for p in folder.glob("*.yaml"))
         raise ValueError(f"no suite {str(source)!r}: expected one of {known} or the path of a YAML file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and content.get("kind") == "language-models":
-            raise ValueError(f"{path} is a suite of language models: mmtok lm eval runs it")
-        suite = Suite.model_validate(_tuples(content))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"{path}: {faults}") from None
+    content = read_yaml(path)
+    if isinstance(content, dict) and content.get("kind") == "language-models":
+        raise ValueError(f"{path} is a suite of language models: mmtok lm eval runs it")
+    suite = validated(path, _tuples(content), Suite)
     for key, names, known_names in (
         ("metrics", suite.metrics, _known(path, suite, "metrics")),
         ("headline", suite.headline, suite.metrics),

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-import torch
 from constriction import stream
 
 from tokenizers_mm.coding import TOTAL, BitstreamError, whole_model
 from tokenizers_mm.lm.document_model import predictor
 from tokenizers_mm.lm.predicts import Predicts
+from tokenizers_mm.threads import one_thread
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
 UNNAMED = "weights:"
@@ -154,14 +153,3 @@ def whole_weights(probabilities: np.ndarray, size: int) -> np.ndarray:
     weights = np.floor(probabilities * free)
     weights[probabilities.argmax()] += free - weights.sum()
     return weights
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """PyTorch on one thread: how many there are may change how sums round."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

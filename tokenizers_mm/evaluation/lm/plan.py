@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from tokenizers_mm import registry
+from tokenizers_mm.evaluation.yaml_files import read_yaml, validated
 from tokenizers_mm.lm.neighbours import Context
 
 
@@ -85,10 +85,4 @@ def load_plan(source: str | Path) -> LMPlan:
             p.stem for p in folder.glob("*.yaml") if "kind: language-models" in p.read_text(encoding="utf-8")
         )
         raise ValueError(f"no suite {str(source)!r}: expected one of {known} or the path of a YAML file")
-    try:
-        return LMPlan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not YAML: {error}") from None
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors())
-        raise ValueError(f"{path}: {faults}") from None
+    return validated(path, read_yaml(path), LMPlan)
