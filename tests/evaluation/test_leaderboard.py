@@ -265,4 +265,6 @@ def test_a_missing_folder_is_refused(tmp_path: Path):
 
 def test_every_shipped_suite_has_data_that_can_be_checked():
     for path in sorted((registry.data_path("eval") / "suites").glob("*.yaml")):
+        if "kind:" in path.read_text():  # of language models, which the leaderboard does not hold
+            continue
         assert len(verify.data_fingerprint(verify.load_suite(path))) == 64

@@ -125,7 +125,7 @@ def test_sizes_have_the_published_parameters(size: str, millions: float) -> None
 def test_the_first_loss_is_that_of_knowing_nothing() -> None:
     model = LlamaGen(**TINY, classes=10)
     loss = model.loss(torch.randint(V, (4, 15)), torch.arange(4))
-    assert float(loss) == pytest.approx(math.log(V), abs=1e-6)
+    assert loss.item() == pytest.approx(math.log(V), abs=1e-6)
     weighted = lively(model).loss(torch.randint(V, (2, 15)), torch.arange(2), weights=torch.tensor([1.0, 0.0]))
     assert weighted.isfinite()
 
@@ -157,6 +157,17 @@ def test_samples_are_guided_against_no_condition() -> None:
     assert torch.equal(found, ids)
     plain = model.sample(labels, Sampling(0.0))
     assert not torch.equal(found, plain)
+
+
+def test_rows_may_stand_at_different_places_of_their_grids() -> None:
+    model, labels, ids = lively(LlamaGen(**TINY, classes=10)), torch.tensor([3, 8]), torch.randint(V, (2, 15))
+    _, cache = model.prefill(labels[:, None, None], None, 30)
+    for t in range(8):
+        model.advance(ids[:, t : t + 1], cache)
+    cache.rollback(torch.tensor([0, 5]))  # 8 codes of the first image, 3 of the second
+    hidden = model.advance(torch.stack([ids[0, 8:9], ids[1, 3:4]]), cache)
+    expected = model(ids, labels)
+    torch.testing.assert_close(model.head(hidden), torch.stack([expected[0, 9], expected[1, 4]]), atol=1e-4, rtol=1e-4)
 
 
 def test_captions_may_be_short() -> None:

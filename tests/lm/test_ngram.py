@@ -172,6 +172,16 @@ def test_a_folder_gives_the_same_model(tmp_path: Path, context: str) -> None:
     assert isinstance(model, Predicts)
 
 
+def test_contexts_of_huge_codebooks_are_kept(tmp_path: Path) -> None:
+    """Their keys need more than 32 bits."""
+    spec = TokenSpec("audio", (2**30,), hop=(10,), sample_rate=100.0)
+    tokens = Tokens(torch.randint(2**30, (1, 40, 1), generator=torch.Generator().manual_seed(0)), spec)
+    model = TokenNGram.learn([tokens], order=3)
+    assert model.tables[2].contexts.max() > 2**32
+    model.save_pretrained(tmp_path)
+    assert torch.equal(TokenNGram.from_pretrained(tmp_path).nll(tokens), model.nll(tokens))
+
+
 def test_folders_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         TokenNGram.from_pretrained(tmp_path)

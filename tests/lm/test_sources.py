@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from tokenizers_mm.lm.lexinvariant import PADDING
 from tokenizers_mm.lm.sources import LookUp, Permute, RepeatedWords, Stream, TokenFiles
 from tokenizers_mm.spec import TokenSpec
 from tokenizers_mm.tokens import Tokens
-from tokenizers_mm.training.sequences import PADDING, NumberedRows, SequenceDataModule
+from tokenizers_mm.training.sequences import NumberedRows, SequenceDataModule
 
 DOCUMENTS = [torch.arange(0, 9), torch.empty(0, dtype=torch.int64), torch.arange(20, 23), torch.arange(30, 50)]
 

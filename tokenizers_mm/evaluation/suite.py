@@ -87,6 +87,8 @@ def load_suite(source: str | Path) -> Suite:
         raise ValueError(f"no suite {str(source)!r}: expected one of {known} or the path of a YAML file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("kind") == "language-models":
+            raise ValueError(f"{path} is a suite of language models: mmtok lm eval runs it")
         suite = Suite.model_validate(_tuples(content))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not YAML: {error}") from None

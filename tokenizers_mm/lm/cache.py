@@ -31,6 +31,11 @@ class Cache:
         self.start: Tensor | None = None
         """Steps of padding at the beginning of each row, int ``[B]``; None while there is none."""
 
+    def upcoming(self, steps: int) -> Tensor:
+        """Where the next steps of rows will stand, int ``[B or 1, steps]``."""
+        new = torch.arange(steps, device=self.keys[0].device)[None]
+        return new + (self.length if self.lengths is None else self.lengths[:, None])
+
     def take(self, steps: int) -> CacheAt:
         """Room for the next steps of all rows.
 
@@ -40,13 +45,8 @@ class Cache:
         end = self.length + steps
         if end > self.capacity:
             raise ValueError(f"the cache holds {self.batch} rows of {self.capacity} steps, got {end} steps")
-        new = torch.arange(self.length, end, device=self.keys[0].device)[None]
-        if self.lengths is None:
-            found = CacheAt(self, new, end, even=True)
-        else:
-            found = CacheAt(self, new - self.length + self.lengths[:, None], end, even=False)
-            self.lengths = self.lengths + steps
-        self.length = end
+        found = CacheAt(self, self.upcoming(steps), end, even=self.lengths is None)
+        self.length, self.lengths = end, None if self.lengths is None else self.lengths + steps
         return found
 
     def rollback(self, steps: int | Tensor) -> None:

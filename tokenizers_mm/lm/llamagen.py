@@ -171,7 +171,7 @@ class LlamaGen(Stored):
 
     def advance(self, ids: Tensor, cache: Cache) -> Tensor:
         """The next features ``[B, D]`` after codes ``[B, 1]``."""
-        at = self.positions[:, cache.length : cache.length + 1]
+        at = self.positions[0, cache.upcoming(1)]
         return self.transformer(self.embedding(ids), None, cache, at)[:, -1]
 
     def read(self, hidden: Tensor, choose: Callable[[int, Tensor], Tensor]) -> Tensor:

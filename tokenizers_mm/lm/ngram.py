@@ -239,5 +239,6 @@ def _check(spec: TokenSpec, order: int, context: Context) -> None:
         raise ValueError(f"codebooks must hold fewer than 2**31 ids together, got {spec.codebook_sizes}")
 
 
-def _smallest(values: np.ndarray) -> np.dtype:
-    return np.min_scalar_type(int(values.max(initial=0)))
+def _smallest(values: np.ndarray) -> type[np.integer]:
+    most = int(values.max(initial=0))
+    return next(kind for kind in (np.uint8, np.uint16, np.uint32, np.int64) if most <= np.iinfo(kind).max)

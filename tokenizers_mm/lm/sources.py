@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from tokenizers_mm.checks import at_least
+from tokenizers_mm.lm.lexinvariant import PADDING
 from tokenizers_mm.lm.symbols import lookup, permute, repeated_words
 from tokenizers_mm.tokens import Tokens
-from tokenizers_mm.training.sequences import PADDING, SequenceSource
+
+
+class SequenceSource(ABC):
+    """Where rows of ids come from."""
+
+    @abstractmethod
+    def row(self, length: int, generator: torch.Generator) -> Tensor:
+        """Ids ``[n]``, of which ``length`` are used at most, :data:`PADDING` between documents."""
 
 
 class RepeatedWords(SequenceSource):

@@ -30,10 +30,7 @@ def load_symbol_model(name: str | Path) -> LexinvariantLM:
         FileNotFoundError: If there is none.
         ValueError: If it is of something else.
     """
-    from tokenizers_mm import registry  # above the wings: what is found by name
-
-    shipped = registry.data_path("checkpoints") / name
-    folder = shipped if not Path(name).is_dir() and shipped.is_dir() else Path(name)
+    folder = _folder(name)
     kind = read_config(folder / CONFIG).get("class")
     if kind == LexinvariantLM.__name__:
         return LexinvariantLM.from_pretrained(folder)
@@ -97,10 +94,7 @@ class Decipherer:
         Raises:
             FileNotFoundError: If it, or its probe, is missing.
         """
-        from tokenizers_mm import registry  # above the wings: what is found by name
-
-        shipped = registry.data_path("checkpoints") / name
-        folder = shipped if not Path(name).is_dir() and shipped.is_dir() else Path(name)
+        folder = _folder(name)
         tensors = read_weights(folder / PROBE)
         alphabet = "".join(map(chr, tensors["alphabet"].tolist()))
         return cls(load_symbol_model(folder), KeyProbe.of(tensors["weight"]), tensors["counts"], alphabet)
@@ -153,6 +147,13 @@ class Decipherer:
         letters = ciphers.one_to_one(self.scores(ids, generator, draws), ids)[0]
         key = {character: self.alphabet[letters[i]] for i, character in enumerate(characters)}
         return Deciphered(key, "".join(key[character] for character in text))
+
+
+def _folder(name: str | Path) -> Path:
+    from tokenizers_mm import registry  # above the wings: what is found by name
+
+    shipped = registry.data_path("checkpoints") / name
+    return shipped if not Path(name).is_dir() and shipped.is_dir() else Path(name)
 
 
 @torch.no_grad()

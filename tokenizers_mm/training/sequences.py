@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypedDict
 
@@ -13,9 +12,10 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from tokenizers_mm.checks import at_least
+from tokenizers_mm.lm.lexinvariant import PADDING
+from tokenizers_mm.lm.sources import SequenceSource
 from tokenizers_mm.training.loader import ResumableLoader, loader
 
-PADDING = -1
 VALIDATION = 2**32  # numbers of validation rows begin here: far from those of training
 
 
@@ -23,14 +23,6 @@ class Batch(TypedDict):
     """Rows of ids, int64 ``[B, L]``, with :data:`PADDING` where there is none and between documents."""
 
     signal: Tensor
-
-
-class SequenceSource(ABC):
-    """Where rows of ids come from."""
-
-    @abstractmethod
-    def row(self, length: int, generator: torch.Generator) -> Tensor:
-        """Ids ``[n]``, at most ``length``, :data:`PADDING` between documents."""
 
 
 class NumberedRows(Dataset):

@@ -23,6 +23,7 @@ from tokenizers_mm.evaluation.lm.run import evaluate_lms
 from tokenizers_mm.evaluation.lm.samples import compare, divergence, draw
 from tokenizers_mm.evaluation.lm.scores import measure_bits, measure_files
 from tokenizers_mm.evaluation.lm.sources import batches, extent, fingerprint, read
+from tokenizers_mm.evaluation.suite import load_suite
 from tokenizers_mm.lm.ngram import TokenNGram
 from tokenizers_mm.lm.token_lm import TokenLM
 from tokenizers_mm.scale.shards import Item, Origin, ShardWriter
@@ -230,8 +231,9 @@ def test_ngrams_are_counted_and_measured_from_the_command_line(
 
 
 def test_shipped_plans_load_and_wrong_ones_name_the_fault(tmp_path: Path) -> None:
-    for path in sorted((registry.data_path("eval") / "lm").glob("*.yaml")):
-        assert load_plan(path.stem).name == path.stem
+    assert load_plan("token-lm").name == "token-lm"
+    with pytest.raises(ValueError, match="mmtok lm eval"):
+        load_suite("token-lm")
     with pytest.raises(ValueError, match=r"no suite 'nope': expected one of \['token-lm'\]"):
         load_plan("nope")
     for text, message in (("name: [", "not YAML"), ("{name: x, sources: {}}", "sources"), ("{sources: 3}", "name")):

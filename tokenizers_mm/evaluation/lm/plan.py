@@ -1,10 +1,11 @@
-"""What an evaluation of language models runs on: YAML files in ``eval/lm``."""
+"""What an evaluation of language models runs on: YAML files in ``eval/suites`` with ``kind: language-models``."""
 
 from __future__ import annotations
 
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -45,6 +46,7 @@ class LMPlan(BaseModel):
     """What is measured.
 
     Attributes:
+        kind: Tells these suites from those of codecs.
         name: The file's name without ``.yaml``.
         sources: Tokens by a name each.
         orders: Of the n-grams that models are compared with.
@@ -58,6 +60,7 @@ class LMPlan(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: Literal["language-models"] = "language-models"
     name: str
     sources: dict[str, Source] = Field(min_length=1)
     orders: tuple[int, ...] = (1, 2, 3, 4, 5)
@@ -75,10 +78,12 @@ def load_plan(source: str | Path) -> LMPlan:
     Raises:
         ValueError: If there is none or its file is wrong; the message names the file, the key and the fault.
     """
-    folder = registry.data_path("eval") / "lm"
+    folder = registry.data_path("eval") / "suites"
     path = Path(source) if str(source).endswith((".yaml", ".yml")) else folder / f"{source}.yaml"
     if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        known = sorted(
+            p.stem for p in folder.glob("*.yaml") if "kind: language-models" in p.read_text(encoding="utf-8")
+        )
         raise ValueError(f"no suite {str(source)!r}: expected one of {known} or the path of a YAML file")
     try:
         return LMPlan.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
