@@ -17,6 +17,7 @@ from tokenizers_mm.lm.output import LMOutput, Trace
 from tokenizers_mm.lm.rope import rotate
 from tokenizers_mm.lm.sampling import Sampling, draw, generate
 from tokenizers_mm.lm.transformer import Transformer
+from tokenizers_mm.nn.few_rows import FewRowsLinear
 
 __all__ = ["Attention", "Block", "Cache", "DecoderLM", "SwiGLU", "Transformer", "draw", "rotate"]
 
@@ -35,7 +36,7 @@ class DecoderLM(nn.Module):
         self.transformer = Transformer(**network)  # type: ignore[arg-type]
         self.embedding = nn.Embedding(vocabulary_size, self.transformer.dim)
         nn.init.normal_(self.embedding.weight, std=0.02)
-        self.head = nn.Linear(self.transformer.dim, vocabulary_size, bias=False)
+        self.head = FewRowsLinear(self.transformer.dim, vocabulary_size)
         if tied:
             self.head.weight = self.embedding.weight
         else:

@@ -22,6 +22,7 @@ _OPERATORS = (
     "_convolution_pointwise",
     "_convolution_pointwise_",
     "_reorder_convolution_weight",
+    "_reorder_linear_weight",
     "_reorder_mkldnn_rnn_layer_weight",
 )
 _AVAILABLE = (
