@@ -23,7 +23,7 @@ def test_python_snippets_run_in_order(tmp_path: Path, monkeypatch: pytest.Monkey
     pytest.importorskip("transformers")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    assert len(SNIPPETS) == TEXT.count("```python") == 6
+    assert len(SNIPPETS) == TEXT.count("```python") == 7
     exec(SNIPPETS[0], names)
     waves = names["waves"]
     assert isinstance(waves, torch.Tensor)
@@ -38,13 +38,19 @@ def test_python_snippets_run_in_order(tmp_path: Path, monkeypatch: pytest.Monkey
     assert waves.shape == (1, 2, 4410)
     assert torch.equal(ids, tokens.ids)
     assert flat.shape == (2, tokens.ids.shape[1] * 2, 1)
-    for snippet in SNIPPETS[4:]:
+    for snippet in SNIPPETS[4:6]:
         exec(snippet, names)
     coarse, tokens = names["coarse"], names["tokens"]
     assert isinstance(coarse, torch.Tensor)
     assert coarse.shape == (2, 3, 100, 140)
     assert isinstance(tokens, tm.Tokens)
     assert tokens.shapes.tolist() == [[19, 700 // 80]]
+    exec(SNIPPETS[6], names)
+    waves, nats = names["waves"], names["nats"]
+    assert isinstance(waves, torch.Tensor)
+    assert isinstance(nats, torch.Tensor)
+    assert waves.shape == (2, 1, 16000)
+    assert nats.shape == (2, 50, 1)
 
 
 def test_every_mmtok_line_parses() -> None:
