@@ -104,6 +104,8 @@ def test_every_id_has_one_meaning_and_one_name() -> None:
             part = vocabulary.codes(stream.name, q)
             assert len(part) == size
             assert names[part.start] == f"<{stream.name}:{q}:0>"
+    assert vocabulary.modality("audio") == [vocabulary.codes(stream.name) for stream in vocabulary.streams]
+    assert vocabulary.modality("image") == []
     assert owners[:5].sum() == 0
     assert (owners[5 : 5 + 5] == 0).all()  # labels and none
     assert (owners[10:] == 1).all()

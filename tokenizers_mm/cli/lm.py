@@ -158,11 +158,7 @@ def _beginning(codec: Any, path: Path, steps: int | None) -> Any:
     grid = tokens.grid(0)[..., :steps, :]
     shapes = tokens.shapes.clone()
     shapes[0, -1] = steps
-    return replace(tokens, ids=grid.reshape(1, -1, grid.shape[-1]), shapes=shapes, side=_without_size(tokens.side))
-
-
-def _without_size(side: Any) -> dict[str, Any]:
-    return {name: value for name, value in side.items() if name not in ("size", "missing")}
+    return replace(tokens, ids=grid.reshape(1, -1, grid.shape[-1]), shapes=shapes)
 
 
 def _label(text: str) -> int | str:

@@ -115,9 +115,8 @@ class Writing:
         if self.network.depth is None:
             logits = choice.logits(self._features, self.network.head.weight)[0]
         else:
-            known = self._ids[:, step : step + 1].to(
-                self.network.device
-            )  # a cell without a code yet changes none before it
+            # a cell without a code yet changes none before it
+            known = self._ids[:, step : step + 1].to(self.network.device)
             logits = self.network.depth(self._features[None], known)[0, 0, lane, self.network.depth.of(choice)]
         return logits.double().softmax(dim=0).cpu().numpy()
 

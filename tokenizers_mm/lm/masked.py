@@ -93,9 +93,7 @@ class MaskedTokenLM(Stored):
         """Logits ``[B, N, V]`` of codes ``[B, N]``, V where they are masked, and labels ``[B]``, 0 for none, else 1 + class."""
         x = torch.cat([self.label(labels)[:, None], self.embedding(codes)], dim=1)
         places = self.vocabulary.plan(self.stream.name, self.stream.fixed_shape).positions
-        places = places[:-1, : len(self.stream.grid)].to(
-            codes.device
-        )  # the label stands where the tag of the begin would
+        places = places[:-1, : len(self.stream.grid)].to(codes.device)  # the label has the begin's place
         documents = codes.new_zeros(len(codes), 1 + self.cells)
         features = self.transformer.packed(self.dropout(x), places.expand(len(codes), -1, -1), documents)
         return features[:, 1:] @ self.embedding.weight[:-1].T + self.bias

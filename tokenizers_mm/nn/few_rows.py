@@ -1,4 +1,7 @@
-"""Products of a weight with few rows, as a decoder makes them step by step: oneDNN reads a packed weight about twice as fast."""
+"""Products of a weight with few rows, as a decoder makes them step by step.
+
+With two to some thirty rows oneDNN, given a packed weight, takes about half of MKL's time on the processors that we measured.
+"""
 
 from __future__ import annotations
 
