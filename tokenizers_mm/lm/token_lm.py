@@ -138,7 +138,8 @@ class TokenLM(Stored):
     def features(self, ids: Tensor, about: Annotation) -> Tensor:
         """What the model knows after each step, ``[B, S, D]``."""
         coming = F.pad(about.kinds[:, 1:, 0], (0, 1), value=FORCED)
-        return self.transformer.packed(self.embed(ids, coming), self._positions(about), about.documents)
+        x = self.embed(about.read(ids), coming)
+        return self.transformer.packed(x, self._positions(about), about.documents, groups=about.group)
 
     def _positions(self, about: Annotation) -> Tensor:
         if self.rope == "2d":
