@@ -167,7 +167,7 @@ class Stream:
         return grid.flatten(0, -2), shape
 
     def beginning(self, tokens: Tokens, shape: Sequence[int] | None) -> Tensor:
-        """Frames ``[T', columns]`` of the beginning of an item: its first moments, or first rows.
+        """Frames ``[T', columns]`` of the beginning of an item: its first moments, first rows, or whole scales.
 
         Args:
             tokens: One item.
@@ -179,6 +179,8 @@ class Stream:
         if tokens.spec != self.spec or len(tokens) != 1:
             raise ValueError(f"prompt must be one item of {self.spec}, got {len(tokens)} of {tokens.spec}")
         have = tuple(tokens.shapes[0].tolist())
+        if self.scales is not None:
+            self.frames(have)
         growing = len(have) - 1 if len(have) == 1 or self.by_moment else 0
         whole = have if shape is None else shape
         rest = [(n, m) for axis, (n, m) in enumerate(zip(have, whole, strict=True)) if axis != growing]
