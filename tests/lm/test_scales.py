@@ -58,7 +58,7 @@ def test_parents_and_places_are_the_nearest_cells(axes: int, counts: list[tuple[
         chosen = apart.gather(1, (found - start)[:, None])[:, 0]
         assert torch.allclose(chosen, apart.min(dim=1).values)
         start += math.prod(coarser)
-    finest = torch.tensor(scales.sides[-1])
+    finest = torch.tensor(scales.sides[-1], dtype=torch.float64)
     for grid, places in zip(scales.sides, scales.places.split(scales.counts), strict=True):
         assert (((places[:, :axes] + 0.5) / finest - centres(grid)).abs() <= 0.5 / finest + 1e-9).all()
     assert len(scales.places.split(scales.counts)[-1].unique(dim=0)) == scales.counts[-1]

@@ -136,13 +136,13 @@ class Cursor:
         assert self._plan is not None
         return self._sized() if not self._final and self.vocabulary.end(self.stream or "") in written else self._plan
 
-    def reads(self) -> tuple[list[int], list[list[int]]]:
-        """Which written steps a model reads to predict what comes, of a scale all at once, and its positions for them."""
+    def reads(self) -> tuple[list[int], list[tuple[int, int]]]:
+        """Which written steps a model reads to predict what comes, of a scale all at once, and their row and column for it."""
         if self._plan is None or self._plan.source is None:
-            return [self._steps - 1], [list(self.position)]
+            return [self._steps - 1], [self.position]
         steps = self._plan.pass_from(self._inside - 1)
         begin = self._steps - self._inside
-        return (begin + self._plan.source[steps]).tolist(), (self._origin + self._plan.positions[steps]).tolist()
+        return (begin + self._plan.source[steps]).tolist(), [self._place(s) for s in range(steps.start, steps.stop)]
 
     def push(self, ids: Sequence[int]) -> None:
         """Write a step.

@@ -239,7 +239,7 @@ class Vocabulary:
         return step
 
     def segments(self, ids: Tensor) -> list[tuple[str, Tokens]]:
-        """Items of a document ``[S, L]``; of an unfinished last one, the frames that are whole.
+        """Items of a document ``[S, L]``; of an unfinished last one, the frames or scales that are whole.
 
         Raises:
             ValueError: If it is no document of this vocabulary, or an unfinished item has a fixed grid.

@@ -118,8 +118,8 @@ class Writer:
         code = self._plan.ids[step, lane] == EMPTY and self._plan.kinds[step, lane] != FORCED
         return Choice(codes=choice.codes) if code else Choice((int(self._plan.ids[step, lane]),))
 
-    def reads(self) -> tuple[list[list[int]], list[list[int]]]:
-        """Steps that a model reads to predict what comes, and their positions; see :meth:`Cursor.reads`."""
+    def reads(self) -> tuple[list[list[int]], list[tuple[int, int]]]:
+        """Steps that a model reads to predict what comes, and where it takes them to be; see :meth:`Cursor.reads`."""
         steps, positions = self.cursor.reads()
         return [self.written[step] for step in steps], positions
 

@@ -52,13 +52,15 @@ class Rows:
         """Read the step ``[B, L]`` that was drawn last, or what a scale is told from, when it begins."""
         if self._features:
             return self._features.pop(0)
-        model, positions, groups = self.model, None, None
-        steps, places = zip(*(writer.reads() for writer in self.writers), strict=True)
+        model, steps, positions, groups = self.model, ids[:, None], None, None
+        places = tuple([writer.cursor.position] for writer in self.writers)
+        if model.vocabulary.longest_scale:
+            read, places = zip(*(writer.reads() for writer in self.writers), strict=True)
+            steps = torch.tensor(read, device=ids.device)
+            groups = ids.new_zeros(1, steps.shape[1]) if steps.shape[1] > 1 else None
         if model.rope == "2d":
             positions = torch.tensor(places, device=ids.device)
-        if len(steps[0]) > 1:
-            groups = ids.new_zeros(1, len(steps[0]))
-        x = model.embed(torch.tensor(steps, device=ids.device), self._coming(ids.device).expand(-1, len(steps[0])))
+        x = model.embed(steps, self._coming(ids.device).expand(-1, steps.shape[1]))
         return self._next(model.transformer(x, None, cache, positions, groups=groups))
 
     def _next(self, features: Tensor) -> Tensor:
