@@ -81,7 +81,7 @@ class Writer:
         """Whether what was ordered is written; of scales, all codes."""
         if self._begin is None or self.cursor.done:
             return self.cursor.done
-        return self.cursor.stream is None or (self._plan is not None and self.phase > int(self._plan.step.max()))
+        return self.cursor.stream is None or (self._plan is not None and self.phase > len(self._plan.step))
 
     @property
     def phase(self) -> int:
