@@ -26,8 +26,8 @@ class Stream:
     The frames of a grid ``(channel, time)`` are its moments, the codes of all channels side by side as columns; those of an image
     are its cells, row by row.
 
-    Scales of ``"multi-scale"`` are predicted each at once from those before it. Of the last one no code but the very last is read,
-    so that what follows in a document sees the scales before it. An item of only the first few scales ends its document.
+    Scales of ``"multi-scale"`` are predicted each at once from those before it. No code of the last one is read but the very
+    last, so that what follows in a document sees the scales before. An item of only the first few scales ends its document.
 
     Args:
         name: What it is called in the vocabulary.
