@@ -217,12 +217,11 @@ def new_folder(name: str) -> Path:
     return next(folder for folder in candidates if not folder.exists())
 
 
-@rank_zero_only
 def export(model: LightningModule, folder: Path) -> None:
     """Write the codec of a trained module to ``folder/codec``, or what else its ``exports`` name to folders of those names."""
-    exports = getattr(model, "exports", None) or {"codec": model.codec}
+    exports = getattr(model, "exports", None) or {"codec": model.codec}  # in all processes: shards have to be gathered
     for name, network in exports.items():
-        network.save_pretrained(folder / name)
+        rank_zero_only(network.save_pretrained)(folder / name)
 
 
 @rank_zero_only
