@@ -102,12 +102,16 @@ StrategyRegistry.register(NAME, ShardedStrategy, description="FSDP2: shards of w
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     """Shard a network in place: each block by itself, the rest together.
 
-    Blocks are the items of its outermost ``nn.ModuleList``s; they run by being called, all else inside the network's
-    ``loss``. Weights are freed after each forward pass, validation's too, so that what a module holds are always shards.
+    Blocks are the items of its outermost lists ``blocks`` or ``layers``, as transformers call them; they run by being called, all
+    else inside the network's ``loss``. Weights are freed after each forward pass, validation's too, so that what a module holds
+    are always shards.
 
     Args:
         network: On the CPU, with the same weights in all processes.
         mesh: Processes, in one dimension.
+
+    Raises:
+        ValueError: If a weight is a scalar, which can't be cut.
     """
     for module in network.modules():
         for name, value in list(vars(module).items()):
@@ -120,9 +124,10 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
 
 
 def _blocks(module: nn.Module) -> list[nn.Module]:
-    if isinstance(module, nn.ModuleList):
-        return list(module)
-    return [block for child in module.children() for block in _blocks(child)]
+    found: list[nn.Module] = []
+    for name, child in module.named_children():
+        found += child if isinstance(child, nn.ModuleList) and name in ("blocks", "layers") else _blocks(child)
+    return found
 
 
 def outline(network: nn.Module) -> nn.Module:
