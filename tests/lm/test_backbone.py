@@ -6,6 +6,7 @@ import copy
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenizers_mm.evaluation.bench_lm import generation, llama_weights, training, twins
@@ -116,7 +117,7 @@ def test_traces_are_what_the_layers_see(lm: DecoderLM, cached: bool) -> None:
     torch.testing.assert_close(out.hidden_states[0], lm.embedding(ids))
     torch.testing.assert_close(lm.head(lm.transformer.norm(out.hidden_states[-1])), out.logits)
     block, x = lm.transformer.blocks[0], out.hidden_states[0]
-    v = (block.attention_norm(x) @ block.attention.qkv)[..., -16:].unflatten(-1, (2, 8)).transpose(1, 2)
+    v = (F.linear(block.attention_norm(x), block.attention.qkv))[..., -16:].unflatten(-1, (2, 8)).transpose(1, 2)
     y = (out.attentions[0] @ v.repeat_interleave(2, dim=1)).transpose(1, 2).flatten(2)
     x = x + block.attention.out(y)
     torch.testing.assert_close(x + block.mlp(block.mlp_norm(x)), out.hidden_states[1], atol=1e-5, rtol=1e-4)
@@ -194,7 +195,7 @@ def test_operations_are_those_that_torch_counts() -> None:
         q = torch.randn(1, 4, 10, 8)
         lm.head(lm.transformer.norm(x))
         for block in lm.transformer.blocks:
-            block.mlp(x), block.attention.out(x), x @ block.attention.qkv, q @ q.transpose(-1, -2) @ q
+            block.mlp(x), block.attention.out(x), x @ block.attention.qkv.T, q @ q.transpose(-1, -2) @ q
     assert counter.get_total_flops() == 10 * lm.flops_per_token(10)
     assert lm.flops_per_token(10, training=True) == 3 * lm.flops_per_token(10)
     windowed = DecoderLM(50, **SIZES, window=4)

@@ -230,5 +230,5 @@ def test_its_loss_falls_from_chance_along_a_repetition(trained: tuple[Lexinvaria
     first, *_ = loss_by_position(logits, ids, (0, 1))
     assert first == pytest.approx(math.log(24), abs=0.15)
     new, again, later = loss_by_position(logits, ids, (0, 8, 12, 24))
-    assert first + 0.3 > new > again > later
-    assert later < 0.2 * new
+    assert first + 0.3 > new
+    assert max(again, later) < 0.2 * new

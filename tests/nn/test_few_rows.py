@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-from tokenizers_mm.nn.few_rows import FewRowsLinear
+from tokenizers_mm.nn.few_rows import FewRowsLinear, _packs, few_rows
 
 
 @pytest.mark.parametrize("rows", [1, 3, 64, 65, 200])
@@ -17,6 +18,28 @@ def test_products_are_those_of_f_linear(rows: int) -> None:
     layer, x = FewRowsLinear(40, 24), torch.randn(2, rows, 40)
     with torch.no_grad():
         assert torch.allclose(layer(x), F.linear(x, layer.weight), atol=1e-5)
+
+
+@pytest.mark.parametrize("outputs", [range(0), range(3, 3), range(5, 24), range(24)])
+def test_some_outputs_are_those_of_the_whole(outputs: range) -> None:
+    x, weight = torch.randn(3, 40), torch.randn(24, 40)
+    wanted = F.linear(x, weight)[:, outputs.start : outputs.stop]
+    with torch.no_grad():
+        for _ in range(2):
+            assert torch.allclose(few_rows(x, weight, outputs), wanted, atol=1e-5)
+        weight.mul_(2)
+        assert torch.allclose(few_rows(x, weight, outputs), 2 * wanted, atol=1e-5)
+
+
+def test_packed_copies_live_as_long_as_their_weights() -> None:
+    weight = torch.randn(24, 40)
+    with torch.no_grad():
+        few_rows(torch.randn(1, 40), weight)
+    gc.collect()
+    before = len(_packs)
+    del weight
+    gc.collect()
+    assert len(_packs) == before - 1
 
 
 def test_a_changed_weight_is_packed_anew() -> None:

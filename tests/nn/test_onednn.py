@@ -20,7 +20,7 @@ from tokenizers_mm.nn.onednn import PackedConv1d, PackedConvTranspose1d, packed
 from tokenizers_mm.nn.seanet import ResidualLSTM, SEANetEncoder
 
 pytestmark = pytest.mark.filterwarnings("ignore:TF32")  # of mkldnn.flags
-needs_onednn = pytest.mark.skipif(not onednn._AVAILABLE, reason="this build of PyTorch has no such operators")
+needs_onednn = pytest.mark.skipif(not onednn.AVAILABLE, reason="this build of PyTorch has no such operators")
 
 
 def plain(module: nn.Module, *inputs: Tensor) -> Tensor:

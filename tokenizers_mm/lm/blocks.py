@@ -15,7 +15,7 @@ from tokenizers_mm.lm.cache import CacheAt, SlotsAt
 from tokenizers_mm.lm.joint import Joint
 from tokenizers_mm.lm.output import Trace
 from tokenizers_mm.lm.rope import Table, turn
-from tokenizers_mm.nn.few_rows import FewRows, FewRowsLinear
+from tokenizers_mm.nn.few_rows import FewRowsLinear, few_rows
 
 
 class Attention(Joint):
@@ -32,7 +32,6 @@ class Attention(Joint):
         self.width = dim // heads
         self.join("qkv", dim, heads * self.width, kv_heads * self.width, kv_heads * self.width)
         self.out = FewRowsLinear(heads * self.width, dim)
-        self._times_qkv = FewRows()
         self.query_norm = nn.RMSNorm(self.width, eps=eps) if qk_norm else None
         self.key_norm = nn.RMSNorm(self.width, eps=eps) if qk_norm else None
 
@@ -46,7 +45,7 @@ class Attention(Joint):
         trace: Trace | None = None,
     ) -> Tensor:
         """Features ``[B, L, D]``; without a mask, several steps are the first ones and causal, and one sees all."""
-        qkv = self._times_qkv(x, self.qkv.T).unflatten(-1, (-1, self.width)).transpose(1, 2)
+        qkv = few_rows(x, self.qkv).unflatten(-1, (-1, self.width)).transpose(1, 2)
         qk, v = qkv.split((self.heads + self.kv_heads, self.kv_heads), dim=1)
         if self.query_norm is None or self.key_norm is None:
             q, k = turn(qk, table).split((self.heads, self.kv_heads), dim=1)
@@ -84,10 +83,9 @@ class SwiGLU(Joint):
         super().__init__()
         self.join("gate_up", dim, hidden, hidden)
         self.down = FewRowsLinear(hidden, dim)
-        self._times_gate_up = FewRows()
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self._times_gate_up(x, self.gate_up.T).chunk(2, dim=-1)
+        gate, up = few_rows(x, self.gate_up).chunk(2, dim=-1)
         return self.down(F.silu(gate) * up)
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokenizers_mm.nn.few_rows import few_rows
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -43,7 +45,12 @@ class Choice:
             place = place.masked_fill(ids == mark, i)
         return place
 
+    def rows(self, weight: Tensor) -> Tensor:
+        """Their rows ``[n, D]`` of an output layer ``[V, D]``."""
+        codes = weight[self.codes.start : self.codes.stop]
+        return torch.cat([weight[list(self.marks)], codes]) if self.marks else codes
+
     def logits(self, features: Tensor, weight: Tensor) -> Tensor:
-        """Of each of them, ``[N, n]``, from features ``[N, D]`` and an output layer's rows ``[V, D]``."""
-        codes = features @ weight[self.codes.start : self.codes.stop].T
+        """Of each of them, ``[N, n]``, from features ``[N, D]`` and an output layer ``[V, D]``."""
+        codes = few_rows(features, weight, self.codes)
         return torch.cat([features @ weight[list(self.marks)].T, codes], dim=1) if self.marks else codes

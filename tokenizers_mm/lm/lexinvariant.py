@@ -107,7 +107,7 @@ class LexinvariantLM(Stored):
         for block in self.transformer.blocks:
             attention = cast(Attention, block.attention)
             alike = attention.heads // 2 * (dim // attention.heads)
-            (query, key, value), out = attention.qkv.T.split(dim), attention.out.weight
+            (query, key, value), out = attention.qkv.split(dim), attention.out.weight
             query[:alike, half:] = 0
             query[:alike] *= 1.5
             key[:alike] = query[:alike]

@@ -48,5 +48,7 @@ def token_nll(logits: Tensor, ids: Tensor, mask: Tensor | None = None) -> Tensor
         ``[B, L - 1]``, times the mask.
     """
     ids = ids if mask is None else ids.where(mask != 0, 0)  # padding may be no id at all
-    nll = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), ids[:, 1:], reduction="none")
+    nll = F.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view_as(
+        ids[:, 1:]
+    )
     return nll if mask is None else (nll * mask[:, 1:]).masked_fill(mask[:, 1:] == 0, 0)

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from tokenizers_mm.lm.backbone import Transformer
 from tokenizers_mm.lm.choice import Choice
+from tokenizers_mm.lm.cross_entropy import linear_cross_entropy
 from tokenizers_mm.lm.grammar import Annotation, annotate
 from tokenizers_mm.lm.readout import DepthReadout, Pick
 from tokenizers_mm.lm.sampling import Sampling
@@ -26,6 +27,7 @@ from tokenizers_mm.lm.stream import Stream
 from tokenizers_mm.lm.vocabulary import BOS, EMPTY, FORCED, PAD, Vocabulary
 from tokenizers_mm.lm.writer import Order, Part, Writer
 from tokenizers_mm.lm.writing import write
+from tokenizers_mm.nn.few_rows import few_rows
 from tokenizers_mm.stored import Stored
 from tokenizers_mm.tokens import Tokens
 
@@ -151,17 +153,21 @@ class TokenLM(Stored):
         """For each set of ids that may stand in cells: it, the cells ``[N, 3]``, and their logits ``[N, choices]``."""
         features = self.features(ids, about)[:, :-1]
         inner = None if self.depth is None else self.depth(features, ids[:, 1:])
-        which = self.choice_of.to(ids.device)[about.kinds[:, 1:]]
-        which = which.masked_fill((about.kinds[:, 1:] == FORCED), -1)
+        for choice, (row, step, lane) in self._cells(about):
+            if inner is None or self.depth is None:
+                logits = choice.logits(features[row, step - 1], self.head.weight)
+            else:
+                logits = inner[row, step - 1, lane][:, self.depth.of(choice)]
+            yield choice, torch.stack([row, step, lane], dim=1), logits.float()
+
+    def _cells(self, about: Annotation) -> Iterator[tuple[Choice, tuple[Tensor, Tensor, Tensor]]]:
+        """Each set of ids that may stand in cells, with row, step and lane of each of these, ``[N]``."""
+        kinds = about.kinds[:, 1:]
+        which = self.choice_of.to(kinds.device)[kinds].masked_fill(kinds == FORCED, -1)
         for number in which.unique().tolist():
             if number >= 0:
                 row, step, lane = (which == number).nonzero().unbind(dim=1)
-                choice = self.choices[number]
-                if inner is None or self.depth is None:
-                    logits = choice.logits(features[row, step], self.head.weight)
-                else:
-                    logits = inner[row, step, lane][:, self.depth.of(choice)]
-                yield choice, torch.stack([row, step + 1, lane], dim=1), logits.float()
+                yield self.choices[number], (row, step + 1, lane)
 
     def token_nll(self, ids: Tensor) -> Tensor:
         """Nats of each cell of documents ``[B, S, L]`` given all before; zero where nothing is to be told.
@@ -187,12 +193,20 @@ class TokenLM(Stored):
         """
         about = annotate(self.vocabulary, signal)
         ids = self._without_some_labels(signal) if self.training else signal
+        features = self.features(ids, about)[:, :-1]
+        inner = None if self.depth is None else self.depth(features, ids[:, 1:])
         total, count = self.embedding.weight.new_zeros(()), self.embedding.weight.new_zeros(())
-        for choice, cells, logits in self.predictions(ids, about):
-            at = tuple(cells.T)
-            nats = F.cross_entropy(logits, choice.place(ids[at]), reduction="none")
-            share = torch.ones_like(nats) if weights is None else weights[at].to(nats)
-            total, count = total + (nats * share).sum(), count + share.sum()
+        for choice, at in self._cells(about):
+            row, step, lane = at
+            target = choice.place(ids[at])
+            share = torch.ones(target.shape, device=ids.device) if weights is None else weights[at].float()
+            if inner is None or self.depth is None:
+                rows = choice.rows(self.head.weight)
+                nats = linear_cross_entropy(features[row, step - 1], rows, target, share)
+            else:
+                logits = inner[row, step - 1, lane][:, self.depth.of(choice)].float()
+                nats = F.cross_entropy(logits, target, reduction="none") @ share
+            total, count = total + nats, count + share.sum()
         if not count:
             raise ValueError("signal must hold something to tell, or weights count something, got nothing")
         return total / count
@@ -232,7 +246,7 @@ class TokenLM(Stored):
         out = features.new_zeros(len(features), len(weight))
         for choice in choices:
             codes, marks = slice(choice.codes.start, choice.codes.stop), list(choice.marks)
-            out[:, codes] = features @ weight[codes].T
+            out[:, codes] = few_rows(features, weight, choice.codes)
             out[:, marks] = features @ weight[marks].T
         return out
 

@@ -7,6 +7,7 @@ modality. Batches may be ragged: rows are padded on the left, and positions coun
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tokenizers_mm.lm.blocks import Attention, Block
 from tokenizers_mm.lm.cache import Cache, CacheAt, Slots, SlotsAt
+from tokenizers_mm.lm.compiled import Column, CompiledStep
 from tokenizers_mm.lm.output import Trace
 from tokenizers_mm.lm.rope import CondRope, Rope, RopeLayout
 
@@ -79,6 +81,7 @@ class Transformer(nn.Module):
         self.hidden = -(-8 * dim // 3 // 32) * 32 if hidden is None else hidden
         self.rope = Rope(dim // heads, rope_base, rope_scaling, rope_layout, rope_axes, cond_rope)
         self.checkpointing = checkpointing
+        self._compiled: CompiledStep | None = None
         attention_dropout = dropout if attention_dropout is None else attention_dropout
         self.blocks = nn.ModuleList(
             Block(
@@ -105,6 +108,22 @@ class Transformer(nn.Module):
         """An empty cache for ``batch`` rows that advance each on its own; with a window, it has to fit with a chunk."""
         shape = (batch, self.kv_heads, capacity, self.dim // self.heads)
         return Slots(len(self.blocks), shape, next(self.parameters()))
+
+    def compile_steps(self) -> Self:
+        """From now on, compute single steps with a cache by compiled code: two to three times as fast on CPUs.
+
+        The first step then takes some seconds, on CPUs with a C++ compiler, which must be there. Padding at the beginning of
+        rows is no hindrance; rows that were taken back each by its own count go the usual way. Results differ by rounding.
+        """
+        self._compiled = CompiledStep(self._step)
+        return self
+
+    def _step(self, x: Tensor, positions: Tensor, mask: Tensor | None, layers: Sequence[Column]) -> Tensor:
+        """What is compiled: :meth:`_run` for one step, given where each layer writes."""
+        table = self.rope.table(positions)
+        for block, column in zip(self.blocks, layers, strict=True):
+            x = block(x, table, mask, column, 0)
+        return self.norm(x)
 
     def flops_per_token(self, context: int, *, training: bool = False) -> int:
         """Floating-point operations of one step that sees ``context`` steps, multiplications and additions counted apart.
@@ -223,6 +242,9 @@ class Transformer(nn.Module):
         inject: Sequence[Tensor] | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
+        alone = inject is None and trace is None and not torch.is_grad_enabled()
+        if self._compiled is not None and isinstance(cache, CacheAt) and cache.even and x.shape[1] == 1 and alone:
+            return self._compiled(x, positions, mask, cache)
         table = self.rope.table(positions)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):

@@ -25,11 +25,12 @@ _OPERATORS = (
     "_reorder_linear_weight",
     "_reorder_mkldnn_rnn_layer_weight",
 )
-_AVAILABLE = (
+AVAILABLE = (
     platform.machine().lower() in ("x86_64", "amd64")
     and torch.backends.mkldnn.is_available()
     and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
 )
+"""Whether there are oneDNN's operators."""
 _LSTM = 2  # the operator's number for it
 _FEW_STEPS = 256  # of a convolution
 _STRIP_VALUES = 2**20  # that a strip of an image's rows becomes
@@ -38,7 +39,7 @@ _STRIP_VALUES = 2**20  # that a strip of an image's rows becomes
 def usable(x: Tensor) -> bool:
     """Whether oneDNN may stand in for PyTorch: float32 on the CPU, and neither gradient, autocast nor tracing asked for."""
     return bool(
-        _AVAILABLE
+        AVAILABLE
         and torch.backends.mkldnn.enabled
         and x.dtype == torch.float32
         and x.device.type == "cpu"
