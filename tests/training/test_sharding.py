@@ -52,7 +52,7 @@ def batches() -> list[dict[str, Tensor]]:
 
 
 class Record(Callback):
-    """Losses and norms of all steps."""
+    """Losses and norms of all steps, and the validation's loss after each."""
 
     def __init__(self) -> None:
         self.found: list[Tensor] = []
@@ -61,11 +61,19 @@ class Record(Callback):
         logged = trainer.callback_metrics
         self.found.append(torch.stack([logged["train/loss"], logged["train/grad_norm"]]))
 
+    def on_validation_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+        self.found[-1] = torch.cat([self.found[-1], trainer.callback_metrics["val/loss"][None]])
+
 
 def fit(module: LightningModule, data: list[dict[str, Tensor]], folder: Path | str, **options: Any) -> Tensor:
     record = Record()
     trainer = make_trainer(
-        folder, STEPS, callbacks=[ReproducibleSteps(1), record], use_distributed_sampler=False, **options
+        folder,
+        STEPS,
+        callbacks=[ReproducibleSteps(1), record],
+        use_distributed_sampler=False,
+        val_check_interval=1,
+        **options,
     )
     loaders = [DataLoader(data, batch_size=None) for _ in range(2)]  # type: ignore[arg-type]
     trainer.fit(module, *loaders)

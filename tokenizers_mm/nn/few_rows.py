@@ -38,9 +38,14 @@ def few_rows(x: Tensor, weight: Tensor, outputs: range | None = None) -> Tensor:
     few = x.numel() <= _MOST * x.shape[-1] and weight.dtype == torch.float32 and last > first
     if few and torch.compiler.is_compiling():
         return _compiled(x, weight, first, last)
-    if few and usable(x) and not weight.is_inference():  # their changes aren't counted
+    if few and usable(x) and not _uncounted(weight):
         return _product(x, weight, first, last)
     return F.linear(x, weight[first:last])
+
+
+def _uncounted(weight: Tensor) -> bool:
+    """Whether a weight may change without a trace: those of inference mode, and those that processes gather from their shards."""
+    return weight.is_inference() or (torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
 def _compiled(x: Tensor, weight: Tensor, first: int, last: int) -> Tensor:

@@ -20,11 +20,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
-
-from tokenizers_mm.nn.few_rows import FewRows
 
 NAME = "fsdp2"
 
@@ -50,6 +47,8 @@ class ShardedStrategy(ModelParallelStrategy):
             raise TypeError(
                 f"trainer.strategy={NAME} trains language models (LanguageModelModule), got {module}; use ddp"
             )
+        for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop):
+            loop.inference_mode = False  # what is gathered there first could not be trained
         super().setup(trainer)
 
     def setup_environment(self) -> None:
@@ -113,10 +112,6 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     Raises:
         ValueError: If a weight is a scalar, which can't be cut.
     """
-    for module in network.modules():
-        for name, value in list(vars(module).items()):
-            if isinstance(value, FewRows):  # can't tell that gathered weights, which share their memory, are new
-                setattr(module, name, F.linear)
     for block in _blocks(network):
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
     fully_shard(network, mesh=mesh, reshard_after_forward=True)
