@@ -35,23 +35,21 @@ class LMFile:
     reason: str | None = None
 
 
-def lm_file(name: str, coder: LMCoder, tokens: Sequence[Tokens], advance: Callable[[], object]) -> LMFile:
+def lm_file(name: str, coder: LMCoder, tokens: Sequence[Tokens], begun: Callable[[], object]) -> LMFile:
     """Code items as one file.
 
     Args:
         name: What the report calls the model.
         coder: The model.
         tokens: The items.
-        advance: Is called for each item.
+        begun: Is called at the begin of each item.
     """
+    watched = LMCoder(_Watched(coder.model, begun), coder.name)
     try:
-        for item in tokens:
-            for shape in item.shapes.tolist():
-                coder.model.coding_order(item.spec, shape)
+        data = bitstream.dumps(Tokens.cat(tokens), coder=watched)
     except ValueError as error:
         return LMFile(name, coder.fingerprint, None, str(error))
-    watched = LMCoder(_Watched(coder.model, advance), coder.name)
-    return LMFile(name, coder.fingerprint, len(bitstream.dumps(Tokens.cat(tokens), coder=watched)))
+    return LMFile(name, coder.fingerprint, len(data))
 
 
 class _Watched:
@@ -65,8 +63,9 @@ class _Watched:
         return self.model.coding_order(spec, shape)
 
     def start(self, spec: TokenSpec, shape: Sequence[int]) -> Prediction:
+        item = self.model.start(spec, shape)
         self.begun()
-        return self.model.start(spec, shape)
+        return item
 
     def nll(self, tokens: Tokens) -> Tensor:
         return self.model.nll(tokens)

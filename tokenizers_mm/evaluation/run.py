@@ -24,7 +24,7 @@ from tokenizers_mm.evaluation.coders import Coded, Coder
 from tokenizers_mm.evaluation.condition import Condition
 from tokenizers_mm.evaluation.detection import AnomalyScorer
 from tokenizers_mm.evaluation.keep import Keeper
-from tokenizers_mm.evaluation.lm_file import lm_file
+from tokenizers_mm.evaluation.lm_file import LMFile, lm_file
 from tokenizers_mm.evaluation.models import Source
 from tokenizers_mm.evaluation.plan import Plan, facts_of, load_coders, make_plan, with_baselines
 from tokenizers_mm.evaluation.report import CodecResult, ItemResult, Report, Settings
@@ -122,17 +122,19 @@ def evaluate(
                 store = Store(work, coder.name, where, facts_of(plan, coder, change, keep))
                 job = _Run(coder, where, change, plan, score, store, keeper, batch_size)
                 records = job.records(workers, partial(bar.advance, task))
-                tokens = [record.tokens for record in records if record.tokens is not None]
-                file = None
-                if by_lm is not None and tokens:
-                    task = bar.add_task(f"{coder.name} coded by {lm}", total=len(tokens))
-                    file = by_lm(tokens, partial(bar.advance, task))
+                file = None if by_lm is None else _coded(records, by_lm, bar, f"{coder.name} coded by {lm}")
                 results.append(summarise(coder, where, records, plan.metrics, file))
     report = _report(plan, results, unavailable, limit, batch_size, keep, output)
     if output is not None:
         report.save(output)
         shutil.rmtree(Path(f"{output}.partial"), ignore_errors=True)
     return report
+
+
+def _coded(records: Sequence[Record], code: Callable[..., LMFile], bar: Progress, title: str) -> LMFile | None:
+    """The items' tokens as coded by a language model; None for what makes no tokens."""
+    tokens = [record.tokens for record in records if record.tokens is not None]
+    return code(tokens, partial(bar.advance, bar.add_task(title, total=len(tokens)))) if tokens else None
 
 
 def _report(

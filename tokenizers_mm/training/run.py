@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tokenizers_mm import registry
+from tokenizers_mm.training import sharding  # noqa: F401 - which makes strategy fsdp2 known
 from tokenizers_mm.training.callbacks import (
     CodebookUsage,
     LastCheckpoint,
