@@ -64,6 +64,12 @@ def sample(
     guidance: Annotated[float, typer.Option("--guidance", "-g", help="Away from what has no label.")] = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="For the same items again.")] = None,
     codec: Annotated[str | None, typer.Option("--codec", "-c", help="What decodes; default: the stream's.")] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Compile steps first: 10 to 60 s, for long or many items; needs a C++ compiler."
+        ),
+    ] = False,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
@@ -78,6 +84,8 @@ def sample(
     from tokenizers_mm.lm import Sampling
 
     network: Any = _load(model, device)
+    if compiled:
+        network.transformer.compile_steps()
     source = network.vocabulary.stream(stream or network.vocabulary.streams[0].name)
     if codec is None and source.codec is None:
         raise ValueError(f"codec must be given: stream {source.name!r} names none")

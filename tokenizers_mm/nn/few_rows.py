@@ -1,7 +1,7 @@
 """Products of a weight with few rows, as a decoder makes them step by step.
 
 With two to some thirty rows oneDNN, given a packed weight, takes about half of MKL's time on the processors that we measured. In
-code that ``torch.compile`` makes, a single row is a sum of products, which reads memory more than twice as fast as MKL does.
+code that ``torch.compile`` makes, up to eight rows are sums of products that read the weight once: twice as fast as MKL with one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tokenizers_mm.nn.onednn import AVAILABLE, usable
 
 _MOST = 64  # rows; with many more, packing gains little
+_SUMS = 8  # rows that compiled code sums
 _HINT = 8  # rows that the order in memory is chosen for; it serves all numbers from 1 on
 
 _Packs = dict[tuple[int, int], tuple[tuple[int, int], Tensor]]
@@ -52,8 +53,9 @@ def _compiled(x: Tensor, weight: Tensor, first: int, last: int) -> Tensor:
     """What :func:`torch.compile` sees."""
     if x.device.type != "cpu" or torch.is_grad_enabled() or x.dtype != torch.float32:
         return F.linear(x, weight[first:last])
-    if x.numel() == x.shape[-1]:
-        return (weight[first:last] * x.flatten()).sum(dim=-1).view(*x.shape[:-1], last - first)
+    if x.numel() <= _SUMS * x.shape[-1]:
+        part = weight[first:last]
+        return torch.stack([(part * row).sum(dim=-1) for row in x.flatten(0, -2)]).view(*x.shape[:-1], last - first)
     return _few_rows(x, weight, first, last) if AVAILABLE else F.linear(x, weight[first:last])
 
 
