@@ -477,3 +477,13 @@ def test_tokens_move_between_devices(tmp_path) -> None:
     assert {there.ids.device.type, there.shapes.device.type, there.side["mean"].device.type} == {"cuda"}
     there.save(tmp_path / "a.mmt")
     assert Tokens.load(tmp_path / "a.mmt") == there.to("cpu")
+
+
+def test_a_stretch_is_cut_from_every_row() -> None:
+    spec = TokenSpec("eeg", (50,), axes=("channel", "time"), hop=(1, 10), sample_rate=100.0, channels=0)
+    tokens = Tokens(torch.arange(12).reshape(1, 12, 1), spec, torch.tensor([[3, 4]]), {"size": torch.tensor([[3, 40]])})
+    part = tokens.narrow(1, 2)
+    assert part.grid(0)[..., 0].tolist() == [[1, 2], [5, 6], [9, 10]]
+    assert not part.side
+    with pytest.raises(RuntimeError):
+        tokens.narrow(3, 2)

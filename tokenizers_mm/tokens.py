@@ -225,6 +225,12 @@ class Tokens:
         keep = sum(self.spec.scales[:scales]) if kind == "scales" else given[kind]
         return replace(self, ids=self.ids[:, :keep], shapes=self.shapes.clamp(max=keep))
 
+    def narrow(self, start: int, length: int) -> Tokens:
+        """A stretch of the last axis of a batch of one, without side tensors: those are of the whole."""
+        grid = self.grid(0).narrow(-2, start, length)
+        shapes = self.shapes.new_tensor([grid.shape[:-1]])
+        return replace(self, ids=grid.reshape(1, -1, grid.shape[-1]), shapes=shapes, side={})
+
     @classmethod
     def cat(cls, batches: Sequence[Tokens]) -> Tokens:
         """Batches of one spec as one batch, padded to the longest item.

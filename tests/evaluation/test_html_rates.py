@@ -17,7 +17,7 @@ def result(name: str, rate: float, value: float | None, kind: str = "baseline", 
         "quality": SimpleNamespace(mean=value, count=1),
         "fault": SimpleNamespace(mean=value and -value, count=1),
     }
-    return SimpleNamespace(codec=name, kind=kind, condition=condition, file_rate=rate, metrics=metrics)
+    return SimpleNamespace(codec=name, kind=kind, condition=condition, file_rate=rate, lm_rate=None, metrics=metrics)
 
 
 def report(*results):

@@ -40,7 +40,7 @@ def run(args: list[str]) -> None:
 def test_samples_go_on_from_a_file(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
     codec_folder, model, wave = folders
     run(["lm", "sample", str(model), "-n", "2", "-l", "dog", "-l", "0", "--prompt", str(wave), "--prompt-steps", "30",
-          "--shape", "50", "--seed", "1", "-g", "1.5", "-o", str(tmp_path / "out")])  # fmt: skip
+          "--seconds", "0.1", "--seed", "1", "-g", "1.5", "-o", str(tmp_path / "out")])  # fmt: skip
     tokens = tm.Tokens.load(tmp_path / "out" / "samples.mmt")
     assert tokens.lengths.tolist() == [50, 50]
     codec = tm.load(codec_folder)
@@ -67,6 +67,8 @@ def test_scores_are_those_of_the_model(
         (["sample", "{model}", "-s", "picture"], "stream must be one of sound"),
         (["sample", "{model}", "-l", "mouse"], "name of a class"),
         (["sample", "{model}", "--shape", "five"], "shape must be whole numbers"),
+        (["sample", "{model}", "--shape", "5", "--seconds", "1"], "one of shape and seconds"),
+        (["sample", "{model}", "--seconds", "0"], "seconds must be positive"),
         (["sample", "{codec}"], "must hold a language model"),
         (["sample", "nothing"], "no language model 'nothing'"),
         (["score", "bpe-small", "{wave}"], "no language model over tokens"),

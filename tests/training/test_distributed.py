@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
-from pathlib import Path
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
-from toy_training import ToyData, adversarial, autoencoder, make_trainer, weights
+from toy_training import ToyData, adversarial, autoencoder, make_trainer, two_processes, weights
 
 from tokenizers_mm.training.callbacks import CodebookUsage, ReproducibleSteps
 
@@ -35,35 +32,7 @@ def work(folder: str) -> None:
 
 
 def test_ranks_agree_though_their_data_differ(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    here = Path(__file__)
-    shared = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "NODE_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": port,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(here.parents[2]), str(here.parent), os.environ.get("PYTHONPATH", "")]),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(here), str(tmp_path)],
-            env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=150)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [p.returncode for p in processes] == [0, 0], "\n".join(outputs)
+    two_processes(__file__, str(tmp_path))
     for kind in ("autoencoder", "adversarial"):
         one, two = (torch.load(tmp_path / f"{kind}-{rank}.pt", weights_only=True) for rank in range(2))
         assert [k for k, v in one["weights"].items() if not torch.equal(v, two["weights"][k])] == []

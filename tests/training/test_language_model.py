@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import DataLoader
+from toy_training import two_processes
 
 from tokenizers_mm.lm.stream import Stream
 from tokenizers_mm.lm.token_lm import TokenLM
@@ -114,27 +113,7 @@ def test_two_processes_read_other_tokens_and_agree_on_the_weights(tmp_path: Path
     with ShardWriter(tmp_path, Origin("toy", SPEC)) as writer:
         for i in range(24):
             writer.write(Item(str(i), lm.vocabulary.segments(document(lm, 6 + i % 5, i))[0][1]))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    root = Path(__file__).parents[2]
-    shared = {
-        **os.environ, "WORLD_SIZE": "2", "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
-        "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
-    }  # fmt: skip
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path)], env={**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        outputs = [process.communicate(timeout=300)[0] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0, 0], "\n".join(outputs)
+    two_processes(__file__, str(tmp_path))
     one, two = (torch.load(tmp_path / f"rank-{rank}.pt", weights_only=True) for rank in range(2))
     for part in ("trained", "average"):
         assert [name for name, value in one[part].items() if not torch.equal(value, two[part][name])] == []

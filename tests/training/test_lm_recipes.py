@@ -24,7 +24,9 @@ DATA = {
     "series": ("totem-etth1", ["timeseries/bicycles.csv", "timeseries/walk.csv"]),
     "text": ("bpe-8k", ["text/en.txt", "text/de.txt"]),
 }
-PUBLISHED = ["lm-image-llamagen-b", "lm-speech", "lm-eeg", "lm-joint"]
+PUBLISHED = [
+    "lm-image-llamagen-b", "lm-image-masked", "lm-speech", "lm-eeg", "lm-series", "lm-text", "lm-joint"
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +102,7 @@ def test_an_interrupted_run_goes_on_with_the_tokens_that_would_have_come(
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_recipes_have_a_vocabulary(name: str) -> None:
     options = yaml.safe_load(find_recipe(name).read_text())["model"]["init_args"]["network"]["init_args"]
-    vocabulary = Vocabulary(options["streams"], options.get("classes", 0))
+    vocabulary = Vocabulary(options.get("streams") or [options["stream"]], options.get("classes", 0))
     assert vocabulary.size > sum(sum(stream.spec.codebook_sizes) for stream in vocabulary.streams)
 
 

@@ -52,6 +52,14 @@ def evaluate(
         ),
     ] = None,
     reading: Reading = None,
+    lm: Annotated[
+        str | None,
+        typer.Option(
+            "--lm",
+            help="Language model, by name or folder: also the rate of files whose ids it codes. Slow: milliseconds an id.",
+            show_default=False,
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", "-w", help="Processes for metrics; 0: none extra.", min=0)] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Files coded together.", min=1)] = 1,
     resume: Annotated[
@@ -86,6 +94,7 @@ def evaluate(
         baselines=None if baselines else (),
         models=pairs("--model", models, "ROLE=FILE or ROLE=module:name"),
         reading=pairs("--read", reading, "NAME=VALUE") or None,
+        lm=lm,
         workers=workers,
         batch_size=batch_size,
         device=device,

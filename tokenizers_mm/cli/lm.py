@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from tokenizers_mm.cli.common import Device, Force, app, err, number, out
 from tokenizers_mm.cli.training import train
+
+if TYPE_CHECKING:
+    from tokenizers_mm.lm.stream import Stream
 
 lm = typer.Typer(help="Language models over tokens: train, sample, score.", no_args_is_help=True)
 app.add_typer(lm, name="lm")
@@ -49,6 +53,9 @@ def sample(
     prompt: Annotated[Path | None, typer.Option("--prompt", help="A file whose beginning goes on.")] = None,
     prompt_steps: Annotated[int | None, typer.Option("--prompt-steps", help="Steps of it to take.", min=1)] = None,
     shape: Annotated[str | None, typer.Option("--shape", help="Of each item's grid: 500, or 19x100.")] = None,
+    seconds: Annotated[
+        float | None, typer.Option("--seconds", help="Of each item, its prompt among them, where there is time.")
+    ] = None,
     max_steps: Annotated[int, typer.Option("--max-steps", help="Steps to draw at most.", min=1)] = 1024,
     temperature: Annotated[float, typer.Option("--temperature", "-t", help="0 takes the likeliest.", min=0)] = 1.0,
     top_k: Annotated[int | None, typer.Option("--top-k", help="Draw from so many of the likeliest.", min=1)] = None,
@@ -57,6 +64,12 @@ def sample(
     guidance: Annotated[float, typer.Option("--guidance", "-g", help="Away from what has no label.")] = 1.0,
     seed: Annotated[int | None, typer.Option("--seed", help="For the same items again.")] = None,
     codec: Annotated[str | None, typer.Option("--codec", "-c", help="What decodes; default: the stream's.")] = None,
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile", help="Compile steps first: 10 to 60 s, for long or many items; needs a C++ compiler."
+        ),
+    ] = False,
     device: Device = "cpu",
     force: Force = False,
 ) -> None:
@@ -64,18 +77,23 @@ def sample(
 
     Example: [cyan]mmtok lm sample lm-image-caltech --label sunflower --guidance 2 -n 16 -o flowers[/]
 
-    Example: [cyan]mmtok lm sample lm-speech-16k --prompt talk.wav --prompt-steps 100 --shape 500 -o talk[/]
+    Example: [cyan]mmtok lm sample lm-speech-16k --prompt talk.wav --prompt-steps 100 --seconds 4 -o talk[/]
     """
     import tokenizers_mm as tm
     from tokenizers_mm import transcode
     from tokenizers_mm.lm import Sampling
 
     network: Any = _load(model, device)
+    if compiled:
+        network.transformer.compile_steps()
     source = network.vocabulary.stream(stream or network.vocabulary.streams[0].name)
     if codec is None and source.codec is None:
         raise ValueError(f"codec must be given: stream {source.name!r} names none")
+    if shape is not None and seconds is not None:
+        raise ValueError(f"one of shape and seconds must be given, got {shape} and {seconds:g}")
     decoder = tm.load(codec or source.codec, device=device)
     beginning = None if prompt is None else _beginning(decoder, prompt, prompt_steps)
+    grid = _shape_of(source, seconds) if seconds is not None else None if shape is None else _shape(shape)
     transcode.check_free(target := output / "samples.mmt", force)
     labels = [_label(label[i % len(label)]) for i in range(count)] if label else None
     with err.status(f"writing {count} items"):
@@ -84,7 +102,7 @@ def sample(
             None if beginning is None else tm.Tokens.cat([beginning] * count),
             labels=labels,
             count=count,
-            shape=None if shape is None else _shape(shape),
+            shape=grid,
             max_steps=max_steps,
             sampling=Sampling(temperature, top_k, top_p, min_p, guidance=guidance),
             seed=seed,
@@ -110,8 +128,6 @@ def score(
 
     Example: [cyan]mmtok lm score lm-speech-16k talk.wav[/]
     """
-    import math
-
     import tokenizers_mm as tm
     from tokenizers_mm import transcode
 
@@ -155,14 +171,21 @@ def _beginning(codec: Any, path: Path, steps: int | None) -> Any:
     tokens = codec.encode(*batched([files.read(path, codec.spec)]))
     if steps is None or steps >= int(tokens.shapes[0, -1]):
         return tokens
-    grid = tokens.grid(0)[..., :steps, :]
-    shapes = tokens.shapes.clone()
-    shapes[0, -1] = steps
-    return replace(tokens, ids=grid.reshape(1, -1, grid.shape[-1]), shapes=shapes)
+    return replace(tokens.narrow(0, steps), side=tokens.side)
 
 
 def _label(text: str) -> int | str:
     return int(text) if text.isdigit() else text
+
+
+def _shape_of(source: Stream, seconds: float) -> Sequence[int]:
+    """Grid of an item that lasts so long."""
+    rate, block = source.spec.frame_rate, source.spec.block
+    if rate is None or source.closed or source.marks_rows or seconds <= 0:
+        raise ValueError(
+            f"seconds must be positive, of a stream that goes on in time, got {seconds:g} for {source.name!r}"
+        )
+    return source.open_shape(math.ceil(round(seconds * rate, 6) / block) * block)
 
 
 def _shape(text: str) -> Sequence[int]:

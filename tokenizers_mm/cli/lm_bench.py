@@ -23,42 +23,45 @@ def bench(
     batches: Annotated[str, typer.Option("--batches", help="Rows that are generated together, one or more.")] = "1,8",
     steps: Annotated[int, typer.Option("--steps", "-n", help="New ids of each row.", min=1)] = 256,
     prompt: Annotated[int, typer.Option("--prompt", help="Ids of each prompt.", min=1)] = 16,
-    length: Annotated[
-        int, typer.Option("--length", help="Ids of a row in training, four rows at a time.", min=2)
-    ] = 256,
+    length: Annotated[int, typer.Option("--length", help="Ids of a row in training.", min=2)] = 256,
+    rows: Annotated[int, typer.Option("--rows", help="Rows of a batch in training.", min=1)] = 4,
     rounds: Annotated[int, typer.Option("--rounds", help="In turns with transformers.", min=1)] = 5,
     threads: Annotated[int, typer.Option("--threads", help="Of each.", min=1)] = 2,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Time both compiled as well; needs a C++ compiler, takes minutes.")
+    ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the report.")] = None,
 ) -> None:
     """Time generating and training in turns with transformers' Llama of the same weights.
 
-    Example: [cyan]mmtok lm bench --threads 1 -o eval/benchmarks/results/decoder.json[/]
+    Example: [cyan]mmtok lm bench --compile -o eval/benchmarks/results/decoder.json[/]
     """
     import torch
 
-    from tokenizers_mm.evaluation.bench_lm import generation, training, twins
+    from tokenizers_mm.evaluation.bench_lm import generation, make_twins, training
     from tokenizers_mm.evaluation.environment import provenance
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    ours, theirs = twins(dim, layers, heads, hidden, vocabulary)
+    twins = make_twins(dim, layers, heads, hidden, vocabulary, compiled=compiled)
     found = {}
     for batch in map(int, batches.split(",")):
         with err.status(f"generating, {batch} rows"):
             found[f"generation, batch {batch}"] = generation(
-                ours, theirs, batch=batch, prompt=prompt, steps=steps, rounds=rounds
+                twins, batch=batch, prompt=prompt, steps=steps, rounds=rounds
             )
     with err.status("training"):
-        found["training"] = training(ours, theirs, batch=4, length=length, rounds=rounds)
-    table = Table("", "tokens/s", "transformers", "ratio", "of processor time", "of the memory's bound", box=None)
+        found["training"] = training(twins, batch=rows, length=length, rounds=rounds)
+    table = Table("", "", "tokens/s", "transformers", "ratio", "of processor time", "of the memory's bound", box=None)
     for name, row in found.items():
-        rates = row["tokens_per_second"]
-        shares = row["ratio"]["median"], row["processor_ratio"]["median"], row.get("share_of_memory_bound")
-        table.add_row(name, number(rates["ours"]), number(rates["transformers"]), *map(number, shares))
+        for pair, (own, peer) in twins.pairs().items():
+            rates, shares = row["tokens_per_second"], row.get("share_of_memory_bound", {})
+            ratios = row["ratio"][pair]["median"], row["processor_ratio"][pair]["median"]
+            table.add_row(name, pair, *map(number, (rates[own], rates[peer], *ratios, shares.get(own))))
     out.print(table)
     if output is not None:
         model = {"dim": dim, "layers": layers, "heads": heads, "hidden": hidden, "vocabulary_size": vocabulary}
-        parameters = sum(p.numel() for p in ours.parameters())
+        parameters = sum(p.numel() for p in twins.ours.parameters())
         report = {
             "kind": "decoder", "model": {**model, "parameters": parameters}, "results": found,
             **provenance(("transformers",)),

@@ -25,6 +25,9 @@ def evaluate(
         str | None,
         typer.Option("--codec", "-c", help="Decodes draws of --test; default: the one that made the tokens."),
     ] = None,
+    label: Annotated[
+        bool, typer.Option("--label", help="Also tell models with classes that of each item, as test shards hold it.")
+    ] = False,
     samples: Annotated[int | None, typer.Option("--samples", help="Items that each model draws.", min=0)] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the report.")] = None,
     html: Annotated[
@@ -52,6 +55,8 @@ def evaluate(
     plan = load_plan(suite)
     if train is not None and test is not None:
         plan = plan.model_copy(update={"sources": {"tokens": Source(train=str(train), test=str(test))}})
+    if label:
+        plan = plan.model_copy(update={"labels": True})
     if samples is not None:
         plan = plan.model_copy(update={"samples": samples})
     with tempfile.TemporaryDirectory() as scratch, err.status("") as status:

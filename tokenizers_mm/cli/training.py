@@ -29,6 +29,9 @@ def train(
     Example: [cyan]mmtok train wavtokenizer-small --set data.init_args.train.path=~/speech[/]
 
     Example: [cyan]mmtok train --resume runs/my-run[/]
+
+    On several devices every one holds the whole model. Language models that don't fit are sharded instead (FSDP):
+    [cyan]mmtok train lm-joint --set trainer.strategy=fsdp2[/]
     """
     from tokenizers_mm.training.run import train as run
 

@@ -226,6 +226,7 @@ def _series(result: CodecResult, title: str, style: str) -> dict[str, Any]:
         "family": family(result.codec) if result.kind == "baseline" else result.codec,
         "style": style,
         "rate": _short(result.file_rate),
+        "lm_rate": _short(result.lm_rate),
         "metrics": {key: [_short(s.mean), _short(s.ci95), s.count] for key, s in result.metrics.items()},
         "health": result.health and _health_of(result.health, result),
         "stability": {key: _short(summary.mean) for key, summary in result.stability.items()},

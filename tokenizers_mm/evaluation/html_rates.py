@@ -25,7 +25,7 @@ def comparisons(report: Report) -> dict[str, dict[str, Any]]:
 
 
 def _curves(report: Report, condition: str, key: str) -> tuple[Curves, Curves]:
-    """Points (rate, quality that grows) of each codec, and of each family of baselines."""
+    """Points (rate, quality that grows) of each codec, also as a language model codes it, and of each family of baselines."""
     sign = 1.0 if report.definitions[key].better == "higher" else -1.0
     codecs: Curves = {}
     baselines: Curves = {}
@@ -35,6 +35,8 @@ def _curves(report: Report, condition: str, key: str) -> tuple[Curves, Curves]:
             continue
         if result.kind == "codec":
             codecs.setdefault(title, []).append((rate, sign * mean))
+            if result.lm_rate:
+                codecs.setdefault(f"{title} with LM", []).append((result.lm_rate, sign * mean))
         else:
             baselines.setdefault(family(result.codec), []).append((rate, sign * mean))
     return codecs, baselines

@@ -60,6 +60,9 @@ def _columns(report: Report) -> list[_Column]:
     per, ids = ("s/s", f"1/{unit.partition('/')[2]}") if timed else ("s", "1/sample")
     columns = [
         _Column("rate", unit, 2, lambda r: r.file_rate, definition="As written to files, everything included."),
+        _Column(
+            "with LM", unit, 2, lambda r: r.lm_rate, definition="As written to files, ids coded by a language model."
+        ),
         _Column("nominal", unit, 2, lambda r: r.nominal_rate, definition="Of the ids alone, equally likely."),
         _Column("ids", ids, 1, lambda r: r.token_rate, definition="Token ids, over all codebooks.", extra=True),
         *(_metric(report, key) for key in measured(report)),

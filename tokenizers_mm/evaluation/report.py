@@ -20,6 +20,7 @@ from typing_extensions import TypedDict  # pydantic cannot read Python 3.11's ow
 
 from tokenizers_mm.evaluation.health import TokenHealth
 from tokenizers_mm.evaluation.keep import Kept
+from tokenizers_mm.evaluation.lm_file import LMFile
 from tokenizers_mm.evaluation.metric import Definition
 
 if TYPE_CHECKING:
@@ -127,6 +128,8 @@ class CodecResult:
         condition: What was done to the signals before; they are compared with what the codec was given.
         fingerprint: SHA-256 over the codec's class, config and weights, or the baseline's definition.
         stability: Summary by key of ``evaluation.stability.STABILITY``, if it was measured.
+        lm: The file of ``file_rate`` with its ids coded by a language model, if one was given.
+        lm_rate: Of that file; None if the model does not know such tokens.
     """
 
     codec: str
@@ -147,6 +150,8 @@ class CodecResult:
     condition: str = "clean"
     fingerprint: str = ""
     stability: dict[str, Summary] = field(default_factory=dict)
+    lm: LMFile | None = None
+    lm_rate: float | None = None
 
     @property
     def timed(self) -> bool:
@@ -239,8 +244,12 @@ class Report:
         return replace(self, codecs=tuple(codecs), kept=None)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as plain values; of kept strips only those that there are, so that older results keep their digest."""
+        """Everything as plain values; of kept strips and files by language models only those that there are, so that older
+        results keep their digest."""
         plain = asdict(self)
+        for result in plain["codecs"]:
+            if result["lm"] is None:
+                del result["lm"], result["lm_rate"]
         for item in (item for result in plain["codecs"] for item in result["items"]):
             if item["kept"] and item["kept"]["strip"] is None:
                 del item["kept"]["strip"]

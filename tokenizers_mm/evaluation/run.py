@@ -24,12 +24,14 @@ from tokenizers_mm.evaluation.coders import Coded, Coder
 from tokenizers_mm.evaluation.condition import Condition
 from tokenizers_mm.evaluation.detection import AnomalyScorer
 from tokenizers_mm.evaluation.keep import Keeper
+from tokenizers_mm.evaluation.lm_file import LMFile, lm_file
 from tokenizers_mm.evaluation.models import Source
 from tokenizers_mm.evaluation.plan import Plan, facts_of, load_coders, make_plan, with_baselines
 from tokenizers_mm.evaluation.report import CodecResult, ItemResult, Report, Settings
 from tokenizers_mm.evaluation.scoring import Job, Scorer, scorer
 from tokenizers_mm.evaluation.store import Record, Store
 from tokenizers_mm.evaluation.summarise import summarise
+from tokenizers_mm.lm.compression import LMCoder
 from tokenizers_mm.reading import reading as reading_options
 from tokenizers_mm.signals import Signal, extents
 from tokenizers_mm.tokens import TokenSpec
@@ -51,6 +53,7 @@ def evaluate(
     baselines: Iterable[str] | None = None,
     models: Mapping[str, Source] | None = None,
     reading: Mapping[str, object] | None = None,
+    lm: str | Path | None = None,
     workers: int = 0,
     batch_size: int = 1,
     device: torch.device | str = "cpu",
@@ -77,6 +80,8 @@ def evaluate(
         baselines: Names of baselines, none if empty; by default the suite's.
         models: What metrics need, by role (see :mod:`tokenizers_mm.evaluation.models`).
         reading: Options of the wing's file reader, by name; by default the suite's.
+        lm: Name or folder of a language model, for the rate of files whose ids it codes. Takes milliseconds for each id, and
+            begins anew after a break; codecs whose tokens it does not know have no such rate.
         workers: Processes for metrics; 0 computes them in this one.
         batch_size: Clips that are coded together.
         device: Where codecs that are loaded here run.
@@ -90,7 +95,7 @@ def evaluate(
     Raises:
         ValueError: If there is no codec, they are of several modalities, or a suite, metric, condition, baseline, model or
             split is unknown.
-        FileNotFoundError: If the data or the folder of ``output`` does not exist.
+        FileNotFoundError: If the data, the model or the folder of ``output`` does not exist.
     """
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise FileNotFoundError(f"output must be in a folder that exists, got {str(output)!r}")
@@ -101,6 +106,7 @@ def evaluate(
     evaluated, modality = load_coders(codecs, suite, device)
     plan = make_plan(modality, suite, data, split, limit, metrics, conditions, baselines, models, reading)
     coders, unavailable = with_baselines(evaluated, plan)
+    by_lm = None if lm is None else partial(lm_file, str(lm), LMCoder.load(lm))
     join = getattr(registry.wing(plan.suite.modality, "show"), "beside", None) if keep is not None else None
     work = None if output is None else Path(f"{output}.partial")
     if work is not None and not resume:
@@ -115,12 +121,20 @@ def evaluate(
                 keeper = None if keep is None else Keeper(Path(keep), plan.files, coder.name, where, join)
                 store = Store(work, coder.name, where, facts_of(plan, coder, change, keep))
                 job = _Run(coder, where, change, plan, score, store, keeper, batch_size)
-                results.append(summarise(coder, where, job.records(workers, partial(bar.advance, task)), plan.metrics))
+                records = job.records(workers, partial(bar.advance, task))
+                file = None if by_lm is None else _coded(records, by_lm, bar, f"{coder.name} coded by {lm}")
+                results.append(summarise(coder, where, records, plan.metrics, file))
     report = _report(plan, results, unavailable, limit, batch_size, keep, output)
     if output is not None:
         report.save(output)
         shutil.rmtree(Path(f"{output}.partial"), ignore_errors=True)
     return report
+
+
+def _coded(records: Sequence[Record], code: Callable[..., LMFile], bar: Progress, title: str) -> LMFile | None:
+    """The items' tokens as coded by a language model; None for what makes no tokens."""
+    tokens = [record.tokens for record in records if record.tokens is not None]
+    return code(tokens, partial(bar.advance, bar.add_task(title, total=len(tokens)))) if tokens else None
 
 
 def _report(

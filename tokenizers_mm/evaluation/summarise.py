@@ -9,6 +9,7 @@ import torch
 from tokenizers_mm import registry
 from tokenizers_mm.evaluation.coders import Coder
 from tokenizers_mm.evaluation.health import token_health
+from tokenizers_mm.evaluation.lm_file import LMFile
 from tokenizers_mm.evaluation.metric import Metric
 from tokenizers_mm.evaluation.report import CodecResult, ItemResult, Summary
 from tokenizers_mm.evaluation.stability import STABILITY
@@ -16,7 +17,9 @@ from tokenizers_mm.evaluation.store import Record
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
 
-def summarise(coder: Coder, condition: str, records: Sequence[Record], metrics: Mapping[str, Metric]) -> CodecResult:
+def summarise(
+    coder: Coder, condition: str, records: Sequence[Record], metrics: Mapping[str, Metric], lm: LMFile | None = None
+) -> CodecResult:
     """One coder's result under one condition.
 
     Args:
@@ -24,6 +27,7 @@ def summarise(coder: Coder, condition: str, records: Sequence[Record], metrics: 
         condition: Its name.
         records: One per file.
         metrics: What was measured, by key.
+        lm: All tokens as coded by a language model.
     """
     items = tuple(record.item for record in records)
     good = [item for item in items if item.error is None]
@@ -53,6 +57,8 @@ def summarise(coder: Coder, condition: str, records: Sequence[Record], metrics: 
         condition=condition,
         fingerprint=coder.fingerprint,
         stability=summarise_stability(items),
+        lm=lm,
+        lm_rate=None if lm is None or lm.real_bytes is None else rate(8 * lm.real_bytes / unit, items),
     )
 
 

@@ -29,7 +29,7 @@ def notes(report: Report) -> list[str]:
         lines.append(
             f"these are not the {report.suite} suite's files: the numbers do not compare with its other results"
         )
-    lines += _models(report) + _left_out(report) + _failed(report)
+    lines += _models(report) + _left_out(report) + _failed(report) + _not_coded(report)
     for result in report.codecs:
         name = label(report, result, " ")
         books = result.health.codebooks if result.health else ()
@@ -70,6 +70,16 @@ def _failed(report: Report) -> list[str]:
     for result in report.codecs:
         for item, error in result.errors.items():
             found.setdefault(f"{item} failed: {error}", []).append(label(report, result, " "))
+    return _shared(report, found)
+
+
+def _not_coded(report: Report) -> list[str]:
+    """Codecs whose tokens the language model does not know."""
+    found: dict[str, list[str]] = {}
+    for result in report.codecs:
+        if result.lm is not None and result.lm.reason is not None:
+            line = f"not coded by {result.lm.name}: {result.lm.reason}"
+            found.setdefault(line, []).append(label(report, result, " "))
     return _shared(report, found)
 
 
@@ -117,8 +127,10 @@ def summary(report: Report) -> Table:
     table.add_column("codec", overflow="fold", min_width=10)
     rate, timed = report.codecs[0].rate_unit, report.codecs[0].timed
     coded = any(result.file_rate is not None for result in report.codecs)  # detectors write nothing
+    with_lm = any(result.lm_rate is not None for result in report.codecs)
     headers = (
         *((f"{rate}\nas file",) if coded else ()),
+        *(("as file\nwith LM",) if with_lm else ()),
         *(_header(report, key) for key in report.headline),
         *(("in use\nperpl.", f"enc {'s/s' if timed else 's'}\ndec ↓") if coded else ("s ↓",)),
     )
@@ -130,10 +142,18 @@ def summary(report: Report) -> Table:
         table.add_row(
             escape(label(report, result, "\n")) + failed,
             *costs,
+            *((_lm_cost(result),) if with_lm else ()),
             *(_cell(report, result, key, "\n") for key in report.headline),
             *(_work(result) if coded else (number(result.encode.mean, 3),)),
         )
     return table
+
+
+def _lm_cost(result: CodecResult) -> str:
+    """Rate of files coded by a language model, and how that differs from the others."""
+    if result.lm_rate is None or not result.file_rate:
+        return MISSING
+    return f"{result.lm_rate:.2f}\n{result.lm_rate / result.file_rate - 1:+.1%}"
 
 
 def _work(result: CodecResult) -> tuple[str, str]:

@@ -149,6 +149,9 @@ def _numbers(report: Report, result: CodecResult) -> Iterator[str]:
     size = health.real_bytes if health else sum(item.file_bytes for item in good)
     if not _close(result.file_rate, rate(8 * size / unit, result.items)):
         yield "file_rate: does not follow from the items"
+    size_with_lm = result.lm.real_bytes if result.lm else None
+    if not _close(result.lm_rate, None if size_with_lm is None else rate(8 * size_with_lm / unit, result.items)):
+        yield "lm_rate: does not follow from the items"
     if result.kind == "codec" and good:
         yield from _tokens(result)
 

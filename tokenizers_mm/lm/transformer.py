@@ -118,6 +118,12 @@ class Transformer(nn.Module):
         self._compiled = CompiledStep(self._step)
         return self
 
+    def compile_blocks(self) -> Self:
+        """From now on, compute blocks by compiled code, as training does; all share one, for each shape that comes."""
+        for block in self.blocks:
+            block.compile()
+        return self
+
     def _step(self, x: Tensor, positions: Tensor, mask: Tensor | None, layers: Sequence[Column]) -> Tensor:
         """What is compiled: :meth:`_run` for one step, given where each layer writes."""
         table = self.rope.table(positions)

@@ -13,12 +13,14 @@ from typing import Any, Protocol, cast
 import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from tokenizers_mm.training.ema import WeightAverage
 from tokenizers_mm.training.objective import clip_gradients, require_finite
 from tokenizers_mm.training.schedule import scheduled
+from tokenizers_mm.training.sharding import ShardedStrategy, assemble, outline, shard
 from tokenizers_mm.training.throughput import Throughput
 
 
@@ -46,6 +48,7 @@ class LanguageModelModule(LightningModule):
     ``train/loss`` and ``val/loss``, and a cross-entropy of the validation in bits per id or byte; validation uses the weight
     average where there is one. ``weights``, shaped like the signal, say how much each id counts. Vectors (norms, biases) are
     not decayed. Precision is the trainer's: ``trainer.precision=bf16-mixed`` keeps weights and their updates in float32.
+    ``trainer.strategy=fsdp2`` shards a network that is too big for one device (see :mod:`tokenizers_mm.training.sharding`).
 
     Args:
         network: What is trained; has ``loss`` and ``save_pretrained``.
@@ -77,6 +80,7 @@ class LanguageModelModule(LightningModule):
         self.warmup_steps, self.min_lr, self.gradient_clip = warmup_steps, min_lr, gradient_clip
         self.peak_flops = peak_flops
         self.average = WeightAverage(network, ema_decay) if ema_decay is not None else None
+        self._outline: tuple[nn.Module, ...] = ()  # a tuple, so that it isn't a part of this module
 
     @property
     def trained(self) -> nn.Module:
@@ -85,8 +89,18 @@ class LanguageModelModule(LightningModule):
 
     @property
     def exports(self) -> dict[str, nn.Module]:
-        """What a run leaves behind, by folder."""
-        return {"model": self.trained}
+        """What a run leaves behind, by folder; if it was sharded, all processes have to ask."""
+        return {"model": assemble(self.trained, *self._outline) if self._outline else self.trained}
+
+    def configure_model(self) -> None:
+        strategy = self.trainer.strategy
+        if not isinstance(strategy, ModelParallelStrategy) or self._outline:
+            return
+        if not isinstance(strategy, ShardedStrategy):
+            raise TypeError(f"trainer.strategy must be 'fsdp2' for shards, got {type(strategy).__name__}")
+        self._outline = (outline(self.network),)
+        for network in (self.network,) if self.average is None else (self.network, self.average.module):
+            shard(network, strategy.mesh)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """What is trained: matrices, and vectors without weight decay."""

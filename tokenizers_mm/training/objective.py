@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from tokenizers_mm.codec import Codec
 from tokenizers_mm.published import fit
@@ -150,7 +151,8 @@ def require_finite(loss: Tensor, terms: Mapping[str, Tensor], step: int) -> None
 
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float | None) -> Tensor:
     """Scale gradients down to a total norm of at most ``max_norm`` (None: leave them) and return the norm before."""
-    return nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+    norm = nn.utils.clip_grad_norm_(parameters, math.inf if max_norm is None else max_norm)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
 def _stage(key: str) -> int | None:

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from tokenizers_mm import registry
+from tokenizers_mm.training import sharding  # noqa: F401 - which makes strategy fsdp2 known
 from tokenizers_mm.training.callbacks import (
     CodebookUsage,
     LastCheckpoint,
@@ -217,12 +218,11 @@ def new_folder(name: str) -> Path:
     return next(folder for folder in candidates if not folder.exists())
 
 
-@rank_zero_only
 def export(model: LightningModule, folder: Path) -> None:
     """Write the codec of a trained module to ``folder/codec``, or what else its ``exports`` name to folders of those names."""
-    exports = getattr(model, "exports", None) or {"codec": model.codec}
+    exports = getattr(model, "exports", None) or {"codec": model.codec}  # in all processes: shards have to be gathered
     for name, network in exports.items():
-        network.save_pretrained(folder / name)
+        rank_zero_only(network.save_pretrained)(folder / name)
 
 
 @rank_zero_only

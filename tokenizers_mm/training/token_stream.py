@@ -7,7 +7,7 @@ many items were taken of each source is therefore all that a resume needs.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
@@ -220,7 +220,7 @@ class Documents:
         (name, tokens), have, block = segments[i], extents[i], segments[i][1].spec.block
 
         def ids_of(start: int, count: int) -> Tensor:
-            part = (name, crop(tokens, start, count))
+            part = (name, tokens.narrow(start, count))
             return self.vocabulary.document([*segments[:i], part, *segments[i + 1 :]], label)
 
         # a document grows by the same with every frame: two lengths tell how many fit
@@ -238,13 +238,6 @@ class Documents:
 def can_be_cut(spec: TokenSpec) -> bool:
     """Whether any stretch of the last axis is an item too: there is an order, and no scales or windows."""
     return not spec.scales and not spec.window and (len(spec.axes) == 1 or spec.axes[-1] == "time")
-
-
-def crop(tokens: Tokens, start: int, count: int) -> Tokens:
-    """``count`` frames of the last axis of one item, without side tensors: those are of the whole."""
-    grid = tokens.grid(0).narrow(-2, start, count)
-    shapes = torch.tensor([grid.shape[:-1]])
-    return replace(tokens, ids=grid.reshape(1, -1, grid.shape[-1]), shapes=shapes, side={})
 
 
 class Batches(IterableDataset):

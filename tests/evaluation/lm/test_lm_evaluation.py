@@ -240,3 +240,48 @@ def test_shipped_plans_load_and_wrong_ones_name_the_fault(tmp_path: Path) -> Non
         (tmp_path / "wrong.yaml").write_text(text)
         with pytest.raises(ValueError, match=message):
             load_plan(tmp_path / "wrong.yaml")
+
+
+def test_models_with_classes_can_be_told_them(tokens: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["high", "low"]
+    with ShardWriter(tokens / "labelled", Origin("toy", CODEC.spec)) as shard:
+        for i, item in enumerate(CLIPS):
+            shard.write(Item(f"{i}", item, names[i % 2]))
+    torch.manual_seed(0)
+    stream = {"name": "toy", "spec": CODEC.spec.to_dict()}
+    network = TokenLM([stream], classes=names, dim=16, layers=1, heads=2).eval()
+    network.embedding.weight.data[network.vocabulary.label("low")] *= 40  # so that it matters
+    network.save_pretrained(tokens / "network")
+    TokenLM([stream], classes=["other"], dim=16, layers=1, heads=2).save_pretrained(tokens / "strange")
+    given = {"toy": {"train": str(tokens / "train"), "test": str(tokens / "labelled")}}
+    wanted = plan(tokens, sources=given, samples=0, labels=True)
+    report = evaluate_lms([tokens / "network", tokens / "strange"], wanted)
+    rows = {row.model: row for row in report.rows}
+    nats = [float(network.score(item, "toy", [names[i % 2]]).sum()) for i, item in enumerate(CLIPS)]
+    told = rows["network"].told
+    assert told is not None
+    assert told.per_id == pytest.approx(sum(nats) / math.log(2) / sum(int(item.lengths) for item in CLIPS))
+    assert abs(told.per_id - rows["network"].bits.per_id) > 1e-4
+    assert rows["2-gram, sequence"].told is rows["strange"].told is None
+    assert any("strange is not told classes: label must be the name of a class" in note for note in report.notes)
+    page = write_page(report, tokens / "page.html", kept=None).read_text()
+    assert "class told" in page
+    assert f"{told.per_id:.3f}" in page
+    assert not any(
+        "class told" in column.header for table in evaluate_lms([], plan(tokens)).tables() for column in table.columns
+    )
+    with pytest.raises(SystemExit):
+        main(
+            [
+                "lm",
+                "eval",
+                "--train",
+                str(tokens / "train"),
+                "--test",
+                str(tokens / "test"),
+                "--samples",
+                "0",
+                "--label",
+            ]
+        )
+    assert "classes are not told: not every held-out item has one" in " ".join(capsys.readouterr().out.split())

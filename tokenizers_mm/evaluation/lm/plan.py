@@ -56,6 +56,7 @@ class LMPlan(BaseModel):
         files: Held-out items that are written to files with each model.
         samples: Items that are drawn, of the grids of as many held-out ones.
         seed: Of the draws.
+        labels: Whether models with classes are told, too, which one each held-out item is of.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,6 +71,7 @@ class LMPlan(BaseModel):
     files: int = Field(8, ge=0)
     samples: int = Field(16, ge=0)
     seed: int = 0
+    labels: bool = False
 
 
 def load_plan(source: str | Path) -> LMPlan:

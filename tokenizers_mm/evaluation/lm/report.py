@@ -62,6 +62,7 @@ class Row:
         parameters: Numbers in a network, or counts in an n-gram.
         fingerprint: Of the model.
         bits: Of held-out ids.
+        told: The same of a model that is told which class each item is of.
         files: Sizes of files.
         samples: What the model draws.
         kept: Files of what the drawn items decode to, by place below the folder of kept files.
@@ -73,6 +74,7 @@ class Row:
     parameters: int = 0
     fingerprint: str = ""
     bits: Bits | None = None
+    told: Bits | None = None
     files: Files | None = None
     samples: Samples | None = None
     kept: tuple[str, ...] = ()
@@ -121,15 +123,16 @@ class LMReport:
         """Titles of :meth:`cells`."""
         found = {key: None for row in self.of(source.name) if row.samples for key in row.samples.metrics}
         titles = (self.metrics.get(key, key) for key in found)
-        return "bits/id", source.rate_unit, "of nominal", ".mmt bits/id", "without", "JS of draws", *titles
+        told = ("class told",) if self._tells(source) else ()
+        return "bits/id", *told, source.rate_unit, "of nominal", ".mmt bits/id", "without", "JS of draws", *titles
 
     def cells(self, source: Tested, row: Row) -> tuple[str, ...]:
         """What a table says of a row of a source."""
         bits, files, samples = row.bits, row.files, row.samples
         keys = {key: None for other in self.of(source.name) if other.samples for key in other.samples.metrics}
-        per_id = MISSING if bits is None else _number(bits.per_id, 3)
         return (
-            per_id if bits is None or bits.ci95 is None else f"{per_id} ±{bits.ci95:.3f}",
+            _per_id(bits),
+            *((_per_id(row.told),) if self._tells(source) else ()),
             _number(None if bits is None else bits.rate, 4),
             MISSING if bits is None else f"{bits.per_id / source.nominal:.1%}",
             _number(None if files is None else files.bits_per_id, 3),
@@ -144,17 +147,30 @@ class LMReport:
             table = Table("model", title=self.heading(source), title_justify="left", box=None)
             for title in self.columns(source):
                 table.add_column(title, justify="right")
-            table.add_row("equally likely ids", _number(source.nominal, 3), _number(source.nominal_rate, 4), "100.0%")
+            told = (MISSING,) if self._tells(source) else ()
+            table.add_row(
+                "equally likely ids", _number(source.nominal, 3), *told, _number(source.nominal_rate, 4), "100.0%"
+            )
             share = f"{source.plain / source.nominal:.1%}"
-            table.add_row(".mmt without a model", _number(source.plain, 3), _number(source.plain_rate, 4), share)
+            table.add_row(".mmt without a model", _number(source.plain, 3), *told, _number(source.plain_rate, 4), share)
             for row in self.of(source.name):
                 table.add_row(escape(row.model), *self.cells(source, row))
             yield table
+
+    def _tells(self, source: Tested) -> bool:
+        """Whether a model of a source was told classes."""
+        return any(row.told for row in self.of(source.name))
 
     def heading(self, source: Tested) -> str:
         """What a source is, in one line."""
         of = f" of {source.codec}" if source.codec else ""
         return f"{source.name}: {source.items} held-out items, {source.ids} ids{of}; n-grams of {source.train_ids} ids"
+
+
+def _per_id(bits: Bits | None) -> str:
+    if bits is None:
+        return MISSING
+    return f"{bits.per_id:.3f}" if bits.ci95 is None else f"{bits.per_id:.3f} ±{bits.ci95:.3f}"
 
 
 def _number(value: float | None, digits: int) -> str:

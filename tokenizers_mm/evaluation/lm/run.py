@@ -15,14 +15,15 @@ from tokenizers_mm.evaluation.lm.plan import LMPlan, Source
 from tokenizers_mm.evaluation.lm.report import LMReport, Row, Tested
 from tokenizers_mm.evaluation.lm.samples import compare, draw, set_metrics, write
 from tokenizers_mm.evaluation.lm.scores import measure_bits, measure_files, rate_of
-from tokenizers_mm.evaluation.lm.sources import batches, fingerprint, read
+from tokenizers_mm.evaluation.lm.sources import batches, fingerprint, read, read_labels
 from tokenizers_mm.evaluation.summarise import rate_unit
 from tokenizers_mm.evaluation.tables import short_names
 from tokenizers_mm.language_models import load_lm
-from tokenizers_mm.lm.document_model import predictor
+from tokenizers_mm.lm.document_model import DocumentModel, predictor
 from tokenizers_mm.lm.neighbours import most_neighbours
 from tokenizers_mm.lm.ngram import TokenNGram
 from tokenizers_mm.lm.predicts import Predicts
+from tokenizers_mm.scale.columns import Label
 from tokenizers_mm.tokens import Tokens
 from tokenizers_mm.transcode import codec_name_for
 
@@ -84,6 +85,7 @@ class _Work:
         tested: Facts for the report.
         train: Items to count n-grams on.
         test: Held-out items.
+        labels: Their classes, if models are to be told.
         plan: What is measured.
         keep: Folder for what items decode to.
         codec: Decodes items, if they are to be kept.
@@ -94,6 +96,7 @@ class _Work:
     tested: Tested
     train: list[Tokens]
     test: list[Tokens]
+    labels: list[Label] | None
     plan: LMPlan
     keep: Path | None
     codec: Codec | None
@@ -120,7 +123,11 @@ class _Work:
         notes: list[str] = []
         decoder = _decoder(codec, writer, test[0], f"{name}: ", notes) if keep is not None and plan.samples else None
         folder = None if keep is None else Path(keep)
-        return cls(_tested(name, writer, train, test), train, test, plan, folder, decoder, progress, notes)
+        labels = read_labels(test_folder, len(test)) if plan.labels else None
+        if labels is not None and None in labels:
+            notes.append(f"{name}: classes are not told: not every held-out item has one")
+            labels = None
+        return cls(_tested(name, writer, train, test), train, test, labels, plan, folder, decoder, progress, notes)
 
     def fits(self, model: Predicts) -> bool:
         """Whether a model knows these tokens."""
@@ -143,7 +150,7 @@ class _Work:
             yield self._sampled(Row(self.tested.name, HELD_OUT, HELD_OUT), others, [*like, *rest], beside)
         for name, model in models.items():
             row = self._measured(Row(self.tested.name, name, "model"), model, files=True)
-            yield self._drawn(row, model, like, beside)
+            yield self._drawn(self._told(row, model), model, like, beside)
         for name, gram, longest in self._ngrams():
             row = self._measured(Row(self.tested.name, name, "n-gram"), gram, files=longest)
             yield self._drawn(row, gram, like if longest else [], beside)
@@ -173,6 +180,17 @@ class _Work:
             bits=measure_bits(model, self.test),
             files=measure_files(model, some) if some else None,
         )
+
+    def _told(self, row: Row, model: Predicts) -> Row:
+        """A row with bits of a model that has classes and is told those of the items."""
+        if self.labels is None or not isinstance(model, DocumentModel) or not model.network.vocabulary.classes:
+            return row
+        self.progress(f"{row.source}: {row.model}, told the classes")
+        try:
+            return replace(row, told=measure_bits(model, self.test, self.labels))
+        except ValueError as error:
+            self.notes.append(f"{row.source}: {row.model} is not told classes: {error}")
+            return row
 
     def _drawn(self, row: Row, model: Predicts, like: list[Tokens], beside: list[Path]) -> Row:
         if not like:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
+from torch import Tensor
 
 from tokenizers_mm import bitstream
 from tokenizers_mm.evaluation.lm.sources import batches, extent
 from tokenizers_mm.evaluation.report import Summary
 from tokenizers_mm.evaluation.summarise import rate_unit
 from tokenizers_mm.lm.compression import LMCoder
+from tokenizers_mm.lm.document_model import DocumentModel
 from tokenizers_mm.lm.predicts import Predicts
+from tokenizers_mm.scale.columns import Label
 from tokenizers_mm.tokens import Tokens
 
 
@@ -53,13 +57,23 @@ class Bits:
     rate_unit: str
 
 
-def measure_bits(model: Predicts, items: Sequence[Tokens]) -> Bits:
-    """Bits of items of one spec, teacher-forced."""
+def measure_bits(model: Predicts, items: Sequence[Tokens], labels: Sequence[Label] | None = None) -> Bits:
+    """Bits of items of one spec, teacher-forced.
+
+    Args:
+        model: Whose.
+        items: The items.
+        labels: Their classes, where the model is to be told; it is a :class:`DocumentModel` then.
+
+    Raises:
+        ValueError: If the model knows no such class.
+    """
     spec = items[0].spec
     columns = torch.zeros(spec.num_codebooks, dtype=torch.float64)
     of_items: list[float] = []
     for batch in batches(list(items)):
-        found = model.nll(batch) / math.log(2)
+        done = len(of_items)
+        found = _nats(model, batch, labels and labels[done : done + len(batch)]) / math.log(2)
         columns += found.sum(dim=(0, 1))
         counts = (batch.lengths * spec.num_codebooks).tolist()
         of_items += [bits / count for bits, count in zip(found.sum(dim=(1, 2)).tolist(), counts, strict=True) if count]
@@ -71,6 +85,13 @@ def measure_bits(model: Predicts, items: Sequence[Tokens]) -> Bits:
         rate=rate_of(total, items),
         rate_unit=rate_unit(spec),
     )
+
+
+def _nats(model: Predicts, batch: Tokens, labels: Sequence[Label] | None) -> Tensor:
+    if labels is None:
+        return model.nll(batch)
+    model = cast(DocumentModel, model)
+    return model.network.score(batch, model.stream(batch.spec).name, labels).double().cpu()
 
 
 def rate_of(bits: float, items: Sequence[Tokens]) -> float | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from tokenizers_mm.scale.columns import Label
 from tokenizers_mm.scale.shards import ShardReader, find_shards
 from tokenizers_mm.tokens import Tokens, TokenSpec
 from tokenizers_mm.transcode import SUFFIX, read_tokens
@@ -44,8 +45,18 @@ def read(
     return items, codec
 
 
+def read_labels(source: Path, count: int) -> list[Label]:
+    """Classes of the first ``count`` items that :func:`read` gives; None for those of files, which hold none."""
+    found = [label for path in _shards(source) for label in ShardReader(path).read_labels()][:count]
+    return found or [None] * count
+
+
+def _shards(source: Path) -> list[Path]:
+    return find_shards(source) if source.is_dir() else [source] if source.suffix == ".parquet" else []
+
+
 def _all(source: Path) -> Iterator[tuple[Tokens, str | None]]:
-    if shards := find_shards(source) if source.is_dir() else [source] if source.suffix == ".parquet" else []:
+    if shards := _shards(source):
         for path in shards:
             shard = ShardReader(path)
             yield from ((item.tokens, shard.origin.codec) for item in shard)

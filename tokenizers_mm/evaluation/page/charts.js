@@ -31,6 +31,7 @@ const decades = (low, high) => logTicks(low, high, [1]).filter((_, i, ticks) => 
 
 function ratePlot(figure, series, metric, unit) {
   const points = series
+    .flatMap((s) => (s.lm_rate ? [s, { ...s, name: `${s.name} with LM`, family: `${s.family} with LM`, rate: s.lm_rate }] : [s]))
     .map((s) => ({ ...s, x: s.rate, y: s.metrics[metric.key]?.[0], ci: s.metrics[metric.key]?.[1] ?? 0 }))
     .filter((p) => p.x > 0 && p.y != null);
   if (!points.length) return figure.replaceChildren(h("p", { class: "quiet" }, "No codec has both a rate and this metric."));
