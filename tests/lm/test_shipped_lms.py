@@ -12,6 +12,7 @@ from tokenizers_mm import registry
 
 SHIPPED = {
     "lm-image-caltech": {"image": "vqgan-128"},
+    "lm-image-scales": {"image": "var-128"},
     "lm-speech-16k": {"speech": "wavtokenizer-speech-16k-500"},
     "lm-joint": {
         "image": "vqgan-128", "speech": "wavtokenizer-speech-16k-500", "eeg": "eeg-waveform", "series": "totem-etth1",
@@ -26,6 +27,14 @@ def test_shipped_models_know_the_tokens_of_their_codecs(name: str) -> None:
     assert {stream.name: stream.codec for stream in streams} == SHIPPED[name]
     assert all(stream.spec == registry.get_card(stream.codec).spec for stream in streams)
     assert (registry.data_path("checkpoints") / name / "README.md").read_text().startswith("---\nlicense: apache-2.0\n")
+
+
+def test_scales_cost_less_than_counts_say() -> None:
+    """A picture of another kind; the ids of pictures like those that were trained on cost 9.7 bits counted alone."""
+    files, codec = registry.wing("image", "files"), tm.load("var-128")
+    picture = files.read(registry.data_path("eval") / "samples" / "images" / "hills-1.png", codec.spec)
+    nats = tm.load_lm("lm-image-scales").score(codec.encode(picture[None]), "image")
+    assert float(nats.mean()) / math.log(2) < 9
 
 
 @pytest.mark.parametrize("name", ["lm-speech-16k", "lm-joint"])

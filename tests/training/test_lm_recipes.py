@@ -25,7 +25,7 @@ DATA = {
     "text": ("bpe-8k", ["text/en.txt", "text/de.txt"]),
 }
 PUBLISHED = [
-    "lm-image-llamagen-b", "lm-image-masked", "lm-speech", "lm-eeg", "lm-series", "lm-text", "lm-joint"
+    "lm-image-llamagen-b", "lm-image-masked", "lm-image-scales", "lm-speech", "lm-eeg", "lm-series", "lm-text", "lm-joint",
 ]  # fmt: skip
 
 
