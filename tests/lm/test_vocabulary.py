@@ -30,6 +30,8 @@ STREAMS = {
     "residual-image": Stream("residual-image", spec((9, 4), ("height", "width")), grid=(3, 4)),
     "pictures": Stream("pictures", spec((9, 4), ("height", "width"))),
     "scales": Stream("scales", spec((9,), ("scale",), scales=(1, 4, 9))),
+    "pyramid": Stream("pyramid", spec((9,), ("scale",), scales=(1, 4, 9)), "multi-scale"),
+    "deep-pyramid": Stream("deep-pyramid", spec((4, 5), ("scale",), scales=(2, 5)), "multi-scale"),
     "eeg": Stream("eeg", spec((4, 5), ("channel", "time")), grid=(3, None)),
     "eeg-delayed": Stream("eeg-delayed", spec((4, 5), ("channel", "time")), "delay", grid=(2, None)),
 }

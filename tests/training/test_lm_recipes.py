@@ -18,6 +18,7 @@ from tokenizers_mm.training.run import find_recipe, train
 SAMPLES = registry.data_path("eval") / "samples"
 DATA = {
     "image": ("vqgan-128", ["images/marble-1.png", "images/hills-1.png", "images/marble-2.png"]),
+    "image-scales": ("var-128", ["images/marble-1.png", "images/hills-1.png"]),
     "speech": ("wavtokenizer-speech-16k-500", ["en-1.ogg", "en-2.ogg"]),
     "eeg": ("eeg-waveform", ["eeg/closed-8.edf", "eeg/open-8.edf"]),
     "series": ("totem-etth1", ["timeseries/bicycles.csv", "timeseries/walk.csv"]),
@@ -30,7 +31,7 @@ PUBLISHED = [
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of tokens of a few samples of every modality."""
+    """Folders of tokens of a few samples, of every modality and of recipes that need others."""
     out = tmp_path_factory.mktemp("tokens")
     for name, (codec, files) in DATA.items():
         lines = ["--lines"] if name == "text" else []
@@ -44,10 +45,10 @@ def tiny(name: str, shards: dict[str, Path], folder: Path) -> Path:
     """The recipe with a tiny network, two steps and these shards."""
     recipe = yaml.safe_load(find_recipe(name).read_text())
     network, data = (recipe[part]["init_args"] for part in ("model", "data"))
-    network = network["network"]["init_args"]
+    network, own = network["network"]["init_args"], name.removeprefix("lm-").removesuffix("-small")
     network |= {"dim": 16, "layers": 1, "heads": 2}
     for part in ("train", "valid"):
-        data[part] = [{**source, "path": str(shards[source["name"]])} for source in data[part]]
+        data[part] = [{**each, "path": str(shards[own if own in shards else each["name"]])} for each in data[part]]
     if "joint" in name:  # the sample has eight channels, which is longer
         network["streams"] = [
             {**each, "grid": [8, None]} if each["name"] == "eeg" else each for each in network["streams"]
@@ -61,14 +62,14 @@ def tiny(name: str, shards: dict[str, Path], folder: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", ["image", "image-masked", "speech", "eeg", "series", "text", "joint"])
+@pytest.mark.parametrize("name", ["image", "image-masked", "image-scales", "speech", "eeg", "series", "text", "joint"])
 def test_small_recipes_train_on_shards(name: str, shards: dict[str, Path], tmp_path: Path) -> None:
     folder = train(tiny(f"lm-{name}-small", shards, tmp_path), output=tmp_path / "run")
     kind = MaskedTokenLM if name == "image-masked" else TokenLM
     network = kind.from_pretrained(folder / "model")
     logged = (folder / "metrics.csv").read_text()
     assert {"val/bits", "train/tokens_per_second"} <= set(logged.splitlines()[0].split(","))
-    wanted = ["image", "speech", "eeg", "series"] if name == "joint" else [name.removesuffix("-masked")]
+    wanted = ["image", "speech", "eeg", "series"] if name == "joint" else [name.split("-")[0]]
     assert [stream.name for stream in network.vocabulary.streams] == wanted
 
 

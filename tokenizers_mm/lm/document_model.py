@@ -93,8 +93,8 @@ class Writing:
         plan = vocabulary.plan(stream.name, shape)
         opening = vocabulary.opening(model.label)
         self._ids = torch.cat([opening, plan.ids])[None]
-        about = annotate(vocabulary, self._ids)
-        self._coming, self._positions = about.kinds[:, 1:, 0], self.network._positions(about)
+        self._about = annotate(vocabulary, self._ids)
+        self._coming, self._positions = self._about.kinds[:, 1:, 0], self.network._positions(self._about)
         cells = torch.stack([plan.step + len(opening), plan.lane], dim=-1)
         order = model.coding_order(stream.spec, shape)
         places = torch.stack([stream.grid_of(cells[..., i]).flatten() for i in range(2)], dim=1)
@@ -102,7 +102,7 @@ class Writing:
         self._columns = (order % stream.spec.num_codebooks).tolist()
         self._codes = [vocabulary.codes(stream.name, q) for q in range(stream.spec.num_codebooks)]
         self._cache = self.network.transformer.cache(1, self._ids.shape[1])
-        self._features = torch.empty(0)  # 1, D
+        self._features = torch.empty(0)  # n, D: of the steps read last
         self._at = 0
 
     @torch.no_grad()
@@ -111,13 +111,14 @@ class Writing:
         step, lane = self._cells[self._at]
         while self._cache.length < step:
             self._advance()
+        features = self._features[step - self._cache.length - 1, None]  # of the step before
         choice = Choice(codes=self._codes[self._columns[self._at]])
         if self.network.depth is None:
-            logits = choice.logits(self._features, self.network.head.weight)[0]
+            logits = choice.logits(features, self.network.head.weight)[0]
         else:
             # a cell without a code yet changes none before it
             known = self._ids[:, step : step + 1].to(self.network.device)
-            logits = self.network.depth(self._features[None], known)[0, 0, lane, self.network.depth.of(choice)]
+            logits = self.network.depth(features[None], known)[0, 0, lane, self.network.depth.of(choice)]
         return logits.double().softmax(dim=0).cpu().numpy()
 
     def push(self, code: int) -> None:
@@ -127,8 +128,12 @@ class Writing:
         self._at += 1
 
     def _advance(self) -> None:
-        """Read one more step."""
-        at, device = self._cache.length, self.network.device
-        now = slice(at, at + 1)
-        x = self.network.embed(self._ids[:, now].to(device), self._coming[:, now].to(device))
-        self._features = self.network.transformer(x, None, self._cache, self._positions[:, now].to(device))[0]
+        """Read one more step, or what a scale is told from."""
+        at, group, device = self._cache.length, self._about.group, self.network.device
+        count = 1 if group is None else int((group[0] == group[0, at]).sum())
+        now = slice(at, at + count)
+        read = self._about.read(self._ids)[:, now]
+        x = self.network.embed(read.to(device), self._coming[:, now].to(device))
+        groups = None if group is None or count == 1 else group[:, now].to(device)
+        positions = self._positions[:, now].to(device)
+        self._features = self.network.transformer(x, None, self._cache, positions, groups=groups)[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,11 +21,20 @@ class Annotation:
         kinds: int64 ``[B, S, L]``, of each cell, given all before it (see ``Vocabulary.choices``).
         positions: int64 ``[B, S, 2]``, row and column; of all that is no image the two are the same.
         documents: int64 ``[B, S]``, number of its document in the row; -1 for padding.
+        source: int64 ``[B, S]``, which step of the row a model reads in place of each (see :class:`~tokenizers_mm.lm.plan.Plan`);
+            None if the vocabulary has no scales that are predicted at once, so that each reads itself.
+        group: int64 ``[B, S]``, non-decreasing: steps of one group see each other; None as well.
     """
 
     kinds: Tensor
     positions: Tensor
     documents: Tensor
+    source: Tensor | None = None
+    group: Tensor | None = None
+
+    def read(self, ids: Tensor) -> Tensor:
+        """What a model reads of rows ``[B, S, L]``: each step, or that which stands for it."""
+        return ids if self.source is None else ids.gather(1, self.source[..., None].expand_as(ids))
 
 
 def annotate(vocabulary: Vocabulary, ids: Tensor) -> Annotation:
@@ -38,6 +47,7 @@ def annotate(vocabulary: Vocabulary, ids: Tensor) -> Annotation:
     kinds = torch.full_like(ids, FORCED)
     positions = ids.new_zeros(*ids.shape[:2], 2)
     documents = ids.new_full(ids.shape[:2], -1)
+    source, group = torch.arange(ids.shape[1]).repeat(2, len(ids), 1)
     for row in range(len(ids)):
         first = ids[row, :, 0]
         starts = (first == BOS).nonzero()[:, 0].tolist()
@@ -45,25 +55,32 @@ def annotate(vocabulary: Vocabulary, ids: Tensor) -> Annotation:
             raise ValueError(f"row {row} must begin with a document or padding, got {int(first[0])}")
         for number, (a, b) in enumerate(zip(starts, [*starts[1:], len(first)], strict=True)):
             b = a + int((first[a:b] != PAD).sum())
-            kinds[row, a:b], positions[row, a:b] = _document(vocabulary, ids[row, a:b])
+            kinds[row, a:b], positions[row, a:b], order = _document(vocabulary, ids[row, a:b])
+            source[row, a:b], group[row, a:b] = a + order
             documents[row, a:b] = number
-    return Annotation(kinds.to(device), positions.to(device), documents.to(device))
+    found = Annotation(kinds.to(device), positions.to(device), documents.to(device))
+    if not vocabulary.longest_scale:
+        return found
+    return replace(found, source=source.to(device), group=group.to(device))
 
 
-def _document(vocabulary: Vocabulary, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """Kinds and positions of one document, which may break off."""
+def _document(vocabulary: Vocabulary, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Kinds, positions, and sources and groups ``[2, S]`` of one document, which may break off."""
     kinds = torch.full_like(ids, FORCED)
     at = len(vocabulary.opening())
     positions = torch.arange(len(ids))[:, None].repeat(1, 2)
+    order = torch.arange(len(ids)).repeat(2, 1)
     place = at
     for plan, part in vocabulary.plans(ids):
         n = len(part)
         kinds[at : at + n], positions[at : at + n] = plan.kinds[:n], place + plan.positions[:n]
         kinds[at, 0] = BETWEEN
+        if plan.source is not None and plan.group is not None:
+            order[:, at : at + n] = at + torch.stack([plan.source, plan.group])[:, :n]
         at, place = at + n, place + plan.extent
     if at < len(ids):
         kinds[at, 0], positions[at] = BETWEEN, place
-    return kinds, positions
+    return kinds, positions, order
 
 
 class Cursor:
@@ -119,6 +136,14 @@ class Cursor:
         assert self._plan is not None
         return self._sized() if not self._final and self.vocabulary.end(self.stream or "") in written else self._plan
 
+    def reads(self) -> tuple[list[int], list[tuple[int, int]]]:
+        """Which written steps a model reads to predict what comes, of a scale all at once, and their row and column for it."""
+        if self._plan is None or self._plan.source is None:
+            return [self._steps - 1], [self.position]
+        steps = self._plan.pass_from(self._inside - 1)
+        begin = self._steps - self._inside
+        return (begin + self._plan.source[steps]).tolist(), [self._place(s) for s in range(steps.start, steps.stop)]
+
     def push(self, ids: Sequence[int]) -> None:
         """Write a step.
 
@@ -144,6 +169,7 @@ class Cursor:
             self._inside, self._width = 1, 0
             self._final = self.vocabulary.streams[self._stream].closed
             self._plan = self._last = self._current()
+            self.position = self._place(0)
 
     def _advance(self, ids: Sequence[int]) -> None:
         """One step further in a segment."""
@@ -154,8 +180,7 @@ class Cursor:
             self._plan, self._final = self._sized(), True
         elif stream.marks_rows and not self._width and ids[0] == ROW:
             self._width = (self._inside - 1) // stream.columns
-        row, column = self._plan.positions[self._inside].tolist()
-        self.position = self._origin + row, self._origin + column
+        self.position = self._place(self._inside)
         self._inside += 1
         self._last = self._plan
         if not self._final:
@@ -163,6 +188,12 @@ class Cursor:
         elif self._inside >= len(self._plan.ids):
             self._origin += self._plan.extent
             self._plan = self._stream = None
+
+    def _place(self, step: int) -> tuple[int, int]:
+        """Row and column of a step of the segment."""
+        assert self._plan is not None
+        row, column = self._plan.positions[step].tolist()
+        return self._origin + row, self._origin + column
 
     def _sized(self) -> Plan:
         """The plan of an item that ends with the next step."""

@@ -34,12 +34,14 @@ class AddedTokens:
         vocabulary: What to add; its steps must hold one id.
 
     Raises:
-        ValueError: If steps hold several ids, or the tokenizer has neither an end nor padding.
+        ValueError: If steps hold several ids or are predicted several at once, or the tokenizer has neither an end nor padding.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, vocabulary: Vocabulary) -> None:
         if vocabulary.lanes > 1:
             raise ValueError(f"vocabulary must have steps of one id (pattern 'flatten'), got {vocabulary.lanes}")
+        if vocabulary.longest_scale:
+            raise ValueError("vocabulary must have steps that come one by one (pattern 'flatten'), got 'multi-scale'")
         if tokenizer.eos_token_id is None:
             raise ValueError("tokenizer must have an end-of-sequence token, this one has none")
         from tokenizers import AddedToken

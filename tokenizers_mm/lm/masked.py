@@ -37,7 +37,7 @@ class MaskedTokenLM(Stored):
         label_dropout: Share of items whose label is left out in training, for guidance.
 
     Raises:
-        ValueError: If the stream has several codebooks or grids, or a share is out of range.
+        ValueError: If the stream has several codebooks or grids or pattern ``"multi-scale"``, or a share is out of range.
 
     Shape:
         documents int64 ``[B, S, 1]`` of one item each, as the vocabulary writes them; what follows is padding.
@@ -58,6 +58,10 @@ class MaskedTokenLM(Stored):
         super().__init__()
         self.vocabulary = Vocabulary([stream], classes)
         (self.stream,) = self.vocabulary.streams
+        if self.stream.scales is not None:
+            raise ValueError(
+                f"stream must not have pattern 'multi-scale': a TokenLM draws scales at once, got {stream}"
+            )
         if not self.stream.closed or self.stream.columns != 1:
             raise ValueError(
                 f"stream must have one codebook and one grid for all items, got {self.stream.spec} and {self.stream.grid}"

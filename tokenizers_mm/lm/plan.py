@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tokenizers_mm.lm.scales import Scales
 from tokenizers_mm.lm.stream import Stream
 
 PAD, BOS, EOS, EMPTY, ROW = range(5)
@@ -29,8 +30,13 @@ class Plan:
         step: int64 ``[T, C]``, of each code.
         lane: Likewise.
         kinds: int64 ``[S, L]``, what may stand in each cell, given those before it.
-        positions: int64 ``[S, 2]``, row and column of each step, counted from the item's begin.
+        positions: int64 ``[S, 2]``, row and column of each step, counted from the item's begin; of scales, of the cell that is
+            predicted after it.
         extent: Positions until what follows.
+        source: int64 ``[S]``, which step a model reads in place of each, so that no cell of a scale sees another of its own; None
+            where it reads each itself.
+        group: int64 ``[S]``, non-decreasing: steps of one group, after which the cells of a scale are predicted, see each other;
+            None where each sees those before it alone.
     """
 
     ids: Tensor
@@ -39,12 +45,20 @@ class Plan:
     kinds: Tensor
     positions: Tensor
     extent: int
+    source: Tensor | None = None
+    group: Tensor | None = None
 
     def fill(self, codes: Tensor) -> Tensor:
         """The sequence ``[S, L]`` of codes ``[T, C]``."""
         ids = self.ids.clone()
         ids[self.step, self.lane] = codes
         return ids
+
+    def pass_from(self, first: int) -> slice:
+        """The steps of a group from ``first`` on."""
+        if self.group is None:
+            return slice(first, first + 1)
+        return slice(first, int(torch.searchsorted(self.group, self.group[first], right=True)))
 
 
 def make_plan(stream: Stream, shape: Sequence[int], lanes: int, begin: int, end: int, kind: Kind) -> Plan:
@@ -60,6 +74,8 @@ def make_plan(stream: Stream, shape: Sequence[int], lanes: int, begin: int, end:
     """
     if stream.marks_rows:
         return _rows(stream, shape, lanes, begin, end, kind)
+    if stream.scales is not None:
+        return _scales(stream, stream.scales, shape, lanes, begin, end, kind)
     frames = stream.frames(shape)
     order, layout = stream.order, stream.order.layout(frames)
     kinds_of = torch.tensor([FORCED, *(kind(column, 0) for column in range(stream.columns))])
@@ -85,6 +101,30 @@ def make_plan(stream: Stream, shape: Sequence[int], lanes: int, begin: int, end:
         positions[1:-1] = 1 + torch.stack([frame // shape[1], frame % shape[1]], dim=1)
         positions[-1], extent = 1 + max(shape), 2 + max(shape)
     return Plan(ids, layout.step + 1, layout.lane, kinds, positions, extent)
+
+
+def _scales(stream: Stream, scales: Scales, shape: Sequence[int], lanes: int, begin: int, end: int, kind: Kind) -> Plan:
+    """Scale after scale: before each of its cells a model reads the cell's parent, and before those of the first the tag.
+
+    An item of the first few of them has no end.
+    """
+    cells, columns = sum(scales.counts), stream.columns
+    step = 1 + torch.arange(cells)[:, None].expand(-1, columns)
+    lane = torch.arange(columns).expand(cells, -1)
+    ids, kinds = torch.full((cells + 2, lanes), EMPTY), torch.full((cells + 2, lanes), FORCED)
+    ids[0, 0], ids[-1, 0] = begin, end
+    of_scale = [[kind(scale * columns + column, 0) for column in range(columns)] for scale in range(len(scales.sides))]
+    kinds[1:-1, :columns] = torch.tensor(of_scale)[scales.numbers]
+    source, group = torch.arange(cells + 2), torch.arange(cells + 2)
+    source[:cells], group[:cells] = 1 + scales.parents, scales.starts
+    side = max(scales.sides[-1])
+    positions = torch.empty(cells + 2, 2, dtype=torch.int64)
+    positions[:cells], positions[cells], positions[-1] = 1 + scales.places, 1 + side, 2 + side
+    frames = stream.frames(shape)
+    steps = slice(cells + 2 if frames == cells else 1 + frames)
+    return Plan(
+        ids[steps], step[:frames], lane[:frames], kinds[steps], positions[steps], 3 + side, source[steps], group[steps]
+    )
 
 
 def _rows(stream: Stream, shape: Sequence[int], lanes: int, begin: int, end: int, kind: Kind) -> Plan:

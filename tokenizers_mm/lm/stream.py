@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from tokenizers_mm.lm.pattern import Pattern
 from tokenizers_mm.lm.patterns import pattern_for
+from tokenizers_mm.lm.scales import Scales
 from tokenizers_mm.tokens import Tokens, TokenSpec
 
 Grid = tuple[int | None, ...]
@@ -24,16 +26,21 @@ class Stream:
     The frames of a grid ``(channel, time)`` are its moments, the codes of all channels side by side as columns; those of an image
     are its cells, row by row.
 
+    Scales of ``"multi-scale"`` are predicted each at once from those before it. No code of the last one is read but the very
+    last, so that what follows in a document sees the scales before. An item of only the first few scales ends its document.
+
     Args:
         name: What it is called in the vocabulary.
         spec: What the tokens are.
-        pattern: One of :data:`~tokenizers_mm.lm.patterns.PATTERNS` but ``"multi-scale"``, whose scales are no sequence of steps.
+        pattern: One of :data:`~tokenizers_mm.lm.patterns.PATTERNS`.
         grid: Extents of every item's grid, None where items differ: ``(16, 16)``, ``(19, None)``. By default nothing is fixed.
             Only the last extent may differ, or all of them; rows then end with a mark of their own.
         codec: Name of the codec's card, or its folder, if it is to be loaded with the model.
+        sides: Rows and columns of each scale, or the length of each line, for ``"multi-scale"``; by default squares if every
+            scale can be one, else lines.
 
     Raises:
-        ValueError: If the grid does not fit the tokens or the pattern.
+        ValueError: If the grid or the sides do not fit the tokens or the pattern.
     """
 
     name: str
@@ -41,21 +48,23 @@ class Stream:
     pattern: str = "flatten"
     grid: Grid = ()
     codec: str | None = None
+    sides: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         axes = len(self.spec.axes)
         grid = tuple(self.grid) or ((sum(self.spec.scales),) if self.spec.scales else (None,) * axes)
         object.__setattr__(self, "grid", grid)
+        object.__setattr__(self, "sides", tuple(tuple(each) for each in self.sides))
         if not self.name.replace("-", "_").isidentifier():
             raise ValueError(f"name must be letters, digits, - and _, got {self.name!r}")
         if len(grid) != axes or any(n is not None and n < 1 for n in grid):
             raise ValueError(f"grid must give a positive extent or None for each of {self.spec.axes}, got {grid}")
         if None in grid[:-1] and any(n is not None for n in grid):
             raise ValueError(f"grid must leave open its last extent, or all, got {grid}")
-        if self.pattern == "multi-scale":
-            raise ValueError(
-                "pattern 'multi-scale' predicts a scale at once: write its steps one by one with 'flatten'"
-            )
+        if self.pattern == "multi-scale" and grid[0] not in tuple(accumulate(self.spec.scales)):
+            raise ValueError(f"grid must hold the first few of scales {self.spec.scales}, got {grid}")
+        if self.sides and (self.scales is None or tuple(map(math.prod, self.sides)) != self.spec.scales):
+            raise ValueError(f"sides must be those of {self.spec.scales} steps with 'multi-scale', got {self.sides}")
         if None in grid and not self.order.open_ended:
             raise ValueError(f"pattern {self.pattern!r} needs the length beforehand: grid must be fixed, got {grid}")
         if self.marks_rows and (self.order.lanes > 1 or self.spec.axes[-1] == "time"):
@@ -75,6 +84,14 @@ class Stream:
     def closed(self) -> bool:
         """Whether all items have the same grid."""
         return None not in self.grid
+
+    @property
+    def scales(self) -> Scales | None:
+        """The grids of an item that are predicted each at once."""
+        if self.pattern != "multi-scale":
+            return None
+        count = list(accumulate(self.spec.scales)).index(self.grid[0] or 0) + 1
+        return Scales(self.sides[:count]) if self.sides else Scales.of(self.spec.scales[:count])
 
     @property
     def columns(self) -> int:
@@ -110,7 +127,7 @@ class Stream:
         return int(self.order.places(1)[0][0].argmin())
 
     def codebook(self, column: int) -> int:
-        """The codebook of a frame's column: channels share theirs."""
+        """The codebook of a frame's column: channels and scales share theirs."""
         return column % self.spec.num_codebooks
 
     def frames(self, shape: Sequence[int]) -> int:
@@ -122,11 +139,15 @@ class Stream:
         fits = len(shape) == len(self.grid) and all(
             n >= 1 and (own is None or n == own) for n, own in zip(shape, self.grid, strict=True)
         )
-        if not fits:
+        if not fits and not self.breaks_off(shape):
             raise ValueError(
                 f"stream {self.name!r} must have grids {self.grid} of {self.spec.axes}, got {tuple(shape)}"
             )
         return shape[1] if self.by_moment else math.prod(shape)
+
+    def breaks_off(self, shape: Sequence[int]) -> bool:
+        """Whether an item of that shape is the first few scales of one, after which nothing can follow in a document."""
+        return self.scales is not None and tuple(shape) in [(n,) for n in self.scales.ends[:-1]]
 
     def codes(self, tokens: Tokens) -> tuple[Tensor, tuple[int, ...]]:
         """Codes of a single item as frames ``[T, columns]``, and the shape of its grid.
@@ -148,7 +169,7 @@ class Stream:
         return grid.flatten(0, -2), shape
 
     def beginning(self, tokens: Tokens, shape: Sequence[int] | None) -> Tensor:
-        """Frames ``[T', columns]`` of the beginning of an item: its first moments, or first rows.
+        """Frames ``[T', columns]`` of the beginning of an item: its first moments, first rows, or whole scales.
 
         Args:
             tokens: One item.
@@ -160,6 +181,8 @@ class Stream:
         if tokens.spec != self.spec or len(tokens) != 1:
             raise ValueError(f"prompt must be one item of {self.spec}, got {len(tokens)} of {tokens.spec}")
         have = tuple(tokens.shapes[0].tolist())
+        if self.scales is not None:
+            self.frames(have)
         growing = len(have) - 1 if len(have) == 1 or self.by_moment else 0
         whole = have if shape is None else shape
         rest = [(n, m) for axis, (n, m) in enumerate(zip(have, whole, strict=True)) if axis != growing]
@@ -189,7 +212,7 @@ class Stream:
         """Plain mapping for JSON."""
         return {
             "name": self.name, "spec": self.spec.to_dict(), "pattern": self.pattern, "grid": list(self.grid),
-            "codec": self.codec,
+            "codec": self.codec, **({"sides": [list(each) for each in self.sides]} if self.sides else {}),
         }  # fmt: skip
 
     @classmethod
@@ -200,8 +223,8 @@ class Stream:
             ValueError: If keys are unknown or both are missing.
         """
         mapping = dict(mapping)
-        if unknown := mapping.keys() - {"name", "spec", "pattern", "grid", "codec"}:
-            raise ValueError(f"a stream has name, spec or codec, pattern and grid, got {sorted(unknown)}")
+        if unknown := mapping.keys() - {"name", "spec", "pattern", "grid", "codec", "sides"}:
+            raise ValueError(f"a stream has name, spec or codec, pattern, grid and sides, got {sorted(unknown)}")
         if mapping.get("spec") is None:
             if mapping.get("codec") is None:
                 raise ValueError(f"stream {mapping.get('name')!r} needs a spec or a codec")

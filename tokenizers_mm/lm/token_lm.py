@@ -138,9 +138,10 @@ class TokenLM(Stored):
         return self.dropout(cells.sum(dim=2) + self.coming(coming))
 
     def features(self, ids: Tensor, about: Annotation) -> Tensor:
-        """What the model knows after each step, ``[B, S, D]``."""
+        """What the model knows after each step, ``[B, S, D]``; of scales that are predicted at once, before each."""
         coming = F.pad(about.kinds[:, 1:, 0], (0, 1), value=FORCED)
-        return self.transformer.packed(self.embed(ids, coming), self._positions(about), about.documents)
+        x = self.embed(about.read(ids), coming)
+        return self.transformer.packed(x, self._positions(about), about.documents, groups=about.group)
 
     def _positions(self, about: Annotation) -> Tensor:
         if self.rope == "2d":
@@ -271,9 +272,9 @@ class TokenLM(Stored):
             prompt: Beginnings of the items, one for each.
             labels: Of the documents, one for each item; None for none.
             before: Items that each document holds before, by stream, one list for each.
-            shape: Of the items' grids; by default the model ends them, if they differ at all.
+            shape: Of the items' grids, or of their first few scales; by default the model ends them, if they differ at all.
             count: Items, where nothing else tells.
-            max_steps: Steps that are drawn at most; an item that is not complete by then ends with its last whole frame.
+            max_steps: Steps that are drawn at most; an item that is not complete by then ends with its last whole frame or scale.
             sampling: How ids are drawn, in all lanes or in each; guidance is away from documents without label and ``before``.
             seed: Of the draws; every item has its own, so that it does not depend on the others.
             on_tokens: Gets the new whole frames of a single item as they come.

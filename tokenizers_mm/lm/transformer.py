@@ -140,7 +140,14 @@ class Transformer(nn.Module):
         seen = context if self.window is None else min(context, self.window)
         return (2 * weights + 4 * len(self.blocks) * self.dim * seen) * (3 if training else 1)
 
-    def packed(self, x: Tensor, positions: Tensor, documents: Tensor, inject: Sequence[Tensor] | None = None) -> Tensor:
+    def packed(
+        self,
+        x: Tensor,
+        positions: Tensor,
+        documents: Tensor,
+        inject: Sequence[Tensor] | None = None,
+        groups: Tensor | None = None,
+    ) -> Tensor:
         """Features of rows that hold several documents, none of which sees another.
 
         Args:
@@ -148,11 +155,12 @@ class Transformer(nn.Module):
             positions: Of each step in its document, int ``[B, L]`` or ``[B, L, axes]``.
             documents: Number of its document in the row, int ``[B, L]``, anything for padding as long as no document has it.
             inject: Added to the input of each block, ``[B, L, D]`` for each.
+            groups: int ``[B, L]``, non-decreasing: steps of one group see each other; by default each is one of its own.
         """
         mask = documents[:, :, None] == documents[:, None, :]
         if self.causal or self.window is not None:
             at = torch.arange(x.shape[1], device=x.device)
-            mask = mask & self._sees(at[:, None], at)
+            mask = mask & _grouped(self._sees(at[:, None], at)[None], groups)
         return self._run(x, positions, mask[:, None], None, inject)
 
     def advance(
@@ -184,6 +192,7 @@ class Transformer(nn.Module):
         cache: Cache | None = None,
         positions: Tensor | None = None,
         trace: Trace | None = None,
+        groups: Tensor | None = None,
     ) -> Tensor:
         """Features of the next steps.
 
@@ -195,6 +204,7 @@ class Transformer(nn.Module):
             positions: int ``[B, L]`` or ``[B, L, axes]``; by default the number of real steps before. Who sees whom does not
                 depend on them.
             trace: Collects what the layers give.
+            groups: As for :meth:`packed`, of these steps, int ``[B or 1, L]``; all rows of a cache must be as long.
 
         Returns:
             ``[B, L, D]``; those of padding mean nothing.
@@ -203,19 +213,25 @@ class Transformer(nn.Module):
             ValueError: If the cache is too short or for another batch, or padding is where it must not be.
         """
         if cache is not None:
-            return self._continue(x, valid, cache, positions, trace)
+            return self._continue(x, valid, cache, positions, trace, groups)
         at = torch.arange(x.shape[1], device=x.device)
         if positions is None:
             positions = at[None] if valid is None else valid.long().cumsum(dim=1) - 1
-        if valid is None and self.window is None:
+        if valid is None and self.window is None and groups is None:
             return self._run(x, positions, None, None, trace=trace)
-        mask = self._sees(at[:, None], at)[None]
+        mask = _grouped(self._sees(at[:, None], at)[None], groups)
         if valid is not None:  # padding attends to itself: a row without keys is NaN
             mask = mask & valid[:, None, :] | (at[:, None] == at)
         return self._run(x, positions, mask[:, None], None, trace=trace)
 
     def _continue(
-        self, x: Tensor, valid: Tensor | None, cache: Cache, positions: Tensor | None, trace: Trace | None
+        self,
+        x: Tensor,
+        valid: Tensor | None,
+        cache: Cache,
+        positions: Tensor | None,
+        trace: Trace | None,
+        groups: Tensor | None,
     ) -> Tensor:
         """:meth:`forward` with a cache."""
         if len(x) != cache.batch:
@@ -230,11 +246,12 @@ class Transformer(nn.Module):
         if positions is None:
             positions = at.columns if cache.start is None else at.columns - cache.start[:, None]
         one = x.shape[1] == 1 or at.end == x.shape[1]  # a step that sees all there is, or the first ones
-        if one and at.even and cache.start is None and (self.window is None or at.end <= self.window):
+        plain = one and groups is None and cache.start is None
+        if plain and at.even and (self.window is None or at.end <= self.window):
             return self._run(x, positions, None, at, trace=trace)
         keys = torch.arange(at.end, device=x.device)
         queries = at.columns[:, :, None]
-        mask = self._sees(queries, keys)
+        mask = _grouped(self._sees(queries, keys), groups)
         if cache.start is not None:
             mask = mask & (keys >= cache.start[:, None, None]) | (keys == queries)
         return self._run(x, positions, mask[:, None], at, trace=trace)
@@ -264,3 +281,13 @@ class Transformer(nn.Module):
         if trace is not None:
             trace.hidden.append(x)
         return self.norm(x)
+
+
+def _grouped(mask: Tensor, groups: Tensor | None) -> Tensor:
+    """Who sees whom, ``[B or 1, L, S]``, where the last L keys are the queries and those of one group see each other."""
+    if groups is None:
+        return mask
+    own = groups[:, None, :] <= groups[:, :, None]
+    rest = mask[..., : mask.shape[-1] - own.shape[-1]]
+    rows = max(len(own), len(rest))
+    return torch.cat([rest.expand(rows, -1, -1), own.expand(rows, -1, -1)], dim=-1)

@@ -67,12 +67,15 @@ class Vocabulary:
                 self._kinds[i, column, mark] = len(choices)
                 choices.append(Choice((mark,) if mark else (), self.codes(stream.name, stream.codebook(column))))
         self.choices = tuple(choices)
+        self.longest_scale = max(max(s.scales.counts) if s.scales else 0 for s in self.streams)
+        """Steps of the longest scale that is predicted at once; 0 where all streams come step by step."""
         self._plans: dict[tuple[int, tuple[int, ...]], Plan] = {}
 
     def _cells(self, i: int) -> Iterator[tuple[int, int]]:
-        """Columns of a stream with the mark that may stand there instead, 0 for none."""
+        """Columns of a stream, of each scale its own, with the mark that may stand there instead, 0 for none."""
         stream, end = self.streams[i], self._tags + 2 * i + 1
-        yield from ((column, 0) for column in range(stream.columns))
+        scales = 1 if stream.scales is None else len(stream.scales.sides)
+        yield from ((column, 0) for column in range(scales * stream.columns))
         if stream.marks_rows:
             yield from ((0, ROW), (0, end))
         elif not stream.closed:
@@ -142,7 +145,10 @@ class Vocabulary:
         return [self.codes(stream.name) for stream in self.streams if stream.spec.modality == name]
 
     def kind(self, name: str, column: int, mark: int = 0) -> int:
-        """Number of the kind of cells that hold a code of a column or a mark; ``choices[kind]`` are the ids."""
+        """Number of the kind of cells that hold a code of a column or a mark; ``choices[kind]`` are the ids.
+
+        The columns of a second scale follow those of the first, and so on.
+        """
         return self._kinds[self.index(name), column, mark]
 
     def names(self) -> Iterator[str]:
@@ -186,7 +192,7 @@ class Vocabulary:
         return torch.tensor([self._first[i][stream.codebook(column)] for column in range(stream.columns)])
 
     def document(self, segments: Sequence[tuple[str, Tokens]], label: int | str | None = None) -> Tensor:
-        """Ids of a document.
+        """Ids of a document; one whose last item is but the first few of its scales ends with it.
 
         Args:
             segments: Names of streams, and one item of each.
@@ -196,10 +202,28 @@ class Vocabulary:
             int64 ``[S, L]``.
 
         Raises:
-            ValueError: If a stream is unknown or tokens are not one item of it, or there is no such class.
+            ValueError: If a stream is unknown or tokens are not one item of it, there is no such class, or something follows an
+                item that breaks off.
         """
-        ids = [self.opening(label), *(self.segment(name, tokens) for name, tokens in segments), self._step(EOS)]
-        return torch.cat(ids)
+        if segments and self._breaks_off(*segments[-1]):
+            return torch.cat([self.beginning(segments[:-1], label), self.segment(*segments[-1])])
+        return torch.cat([self.beginning(segments, label), self._step(EOS)])
+
+    def beginning(self, segments: Sequence[tuple[str, Tokens]], label: int | str | None = None) -> Tensor:
+        """Ids ``[S, L]`` of a document after which another item may follow; arguments as for :meth:`document`.
+
+        Raises:
+            ValueError: As there.
+        """
+        for name, tokens in segments:
+            if self._breaks_off(name, tokens):
+                raise ValueError(
+                    f"nothing may follow a {name} of {tokens.ids.shape[1]} steps, all its scales must be there"
+                )
+        return torch.cat([self.opening(label), *(self.segment(name, tokens) for name, tokens in segments)])
+
+    def _breaks_off(self, name: str, tokens: Tokens) -> bool:
+        return len(tokens) == 1 and self.stream(name).breaks_off(tokens.shapes[0].tolist())
 
     def opening(self, label: int | str | None = None) -> Tensor:
         """What every document begins with, ``[1 or 2, L]``."""
@@ -215,7 +239,7 @@ class Vocabulary:
         return step
 
     def segments(self, ids: Tensor) -> list[tuple[str, Tokens]]:
-        """Items of a document ``[S, L]``; of an unfinished last one, the frames that are whole.
+        """Items of a document ``[S, L]``; of an unfinished last one, the frames or scales that are whole.
 
         Raises:
             ValueError: If it is no document of this vocabulary, or an unfinished item has a fixed grid.
@@ -225,7 +249,10 @@ class Vocabulary:
             i = self.index(name)
             stream, offsets = self.streams[i], self.offsets(name)
             whole = int((plan.step.amax(dim=1) < len(part)).sum()) if len(plan.step) else 0
-            if whole < len(plan.step) and (stream.closed or stream.marks_rows):
+            if stream.scales is not None:
+                whole = stream.scales.whole(whole)
+            open_ended = not (stream.closed or stream.marks_rows) or stream.breaks_off((whole,))
+            if whole < len(plan.step) and not open_ended:
                 raise ValueError(f"the last {name} breaks off: {whole} of {len(plan.step)} frames are there")
             codes = part[plan.step[:whole], plan.lane[:whole]] - offsets
             sizes = torch.tensor([stream.spec.codebook_sizes[stream.codebook(c)] for c in range(stream.columns)])

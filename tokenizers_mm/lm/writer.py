@@ -50,8 +50,7 @@ class Writer:
         self._given_steps = 0
         self._plan: Plan | None = None
         self._begin: int | None = None  # step of the item's tag
-        before = [vocabulary.opening(order.label), *(vocabulary.segment(*part) for part in order.before)]
-        for step in torch.cat(before).tolist():
+        for step in vocabulary.beginning(order.before, order.label).tolist():
             self.push(step)
         if order.stream is not None:
             self._take(order.stream, order)
@@ -61,7 +60,9 @@ class Writer:
     def _take(self, stream: str, order: Order) -> None:
         """Begin the item that is ordered."""
         source = self.vocabulary.stream(stream)
-        shape = source.fixed_shape if source.closed else order.shape
+        shape = order.shape
+        if source.closed and (shape is None or not source.breaks_off(shape)):
+            shape = source.fixed_shape
         if shape is not None:
             source.frames(shape)
             self._plan = self.vocabulary.plan(stream, shape)
@@ -77,8 +78,17 @@ class Writer:
 
     @property
     def done(self) -> bool:
-        """Whether what was ordered is written."""
-        return self.cursor.done or (self._begin is not None and self.cursor.stream is None)
+        """Whether what was ordered is written; of scales, all codes."""
+        if self._begin is None or self.cursor.done:
+            return self.cursor.done
+        return self.cursor.stream is None or (self._plan is not None and self.phase > len(self._plan.step))
+
+    @property
+    def phase(self) -> int:
+        """Steps that an item of scales has so far, where one is ordered: rows of one phase begin their scales together."""
+        if self._plan is None or self._plan.group is None or self._begin is None:
+            return 0
+        return len(self.written) - self._begin
 
     @property
     def coming(self) -> int:
@@ -107,6 +117,11 @@ class Writer:
             return Choice(codes=choice.codes) if len(choice.codes) and step <= self._given_steps else choice
         code = self._plan.ids[step, lane] == EMPTY and self._plan.kinds[step, lane] != FORCED
         return Choice(codes=choice.codes) if code else Choice((int(self._plan.ids[step, lane]),))
+
+    def reads(self) -> tuple[list[list[int]], list[tuple[int, int]]]:
+        """Steps that a model reads to predict what comes, and where it takes them to be; see :meth:`Cursor.reads`."""
+        steps, positions = self.cursor.reads()
+        return [self.written[step] for step in steps], positions
 
     def push(self, step: Sequence[int]) -> None:
         """Write a step."""

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from tokenizers_mm.lm.cache import Cache
 from tokenizers_mm.lm.choice import Choice
 from tokenizers_mm.lm.grammar import annotate
-from tokenizers_mm.lm.plan import PAD
+from tokenizers_mm.lm.plan import EMPTY, PAD
 from tokenizers_mm.lm.sampling import Generators, Sampling, generate
+from tokenizers_mm.lm.vocabulary import Vocabulary
 from tokenizers_mm.lm.writer import Order, Writer
 
 if TYPE_CHECKING:
@@ -31,23 +33,40 @@ class Rows:
     def __init__(self, model: TokenLM, writers: Sequence[Writer]) -> None:
         self.model, self.writers = model, writers
         self._step: list[list[int]] = []  # ids of the step that is being drawn
+        self._features: list[Tensor] = []  # [B, D] of the steps of a scale that are still to be drawn
 
     def prefill(self, ids: Tensor, valid: Tensor | None, capacity: int) -> tuple[Tensor, Cache]:
         """Read what the writers hold, ``[B, S, L]``, padded on the left."""
-        model, cache = self.model, self.model.transformer.cache(len(ids), capacity)
+        model, count = self.model, len(self.writers[0].reads()[0])
+        cache = model.transformer.cache(len(ids), capacity + model.vocabulary.longest_scale)
+        if count > 1:  # a scale begins, of which nothing is there
+            ids = F.pad(ids, (0, 0, 0, count - 1), value=EMPTY)
+            valid = None if valid is None else F.pad(valid, (0, count - 1), value=True)
         about = annotate(model.vocabulary, ids)
         kinds = torch.cat([about.kinds[:, 1:, 0], self._coming(ids.device)], dim=1)
         positions = about.positions if model.rope == "2d" else None
-        features = model.transformer(model.embed(ids, kinds), valid, cache, positions)
-        return features[:, -1], cache
+        x = model.embed(about.read(ids), kinds)
+        return self._next(model.transformer(x, valid, cache, positions, groups=about.group)[:, -count:]), cache
 
     def advance(self, ids: Tensor, cache: Cache) -> Tensor:
-        """Read the step ``[B, L]`` that was drawn last."""
-        model, positions = self.model, None
+        """Read the step ``[B, L]`` that was drawn last, or what a scale is told from, when it begins."""
+        if self._features:
+            return self._features.pop(0)
+        model, steps, positions, groups = self.model, ids[:, None], None, None
+        places = tuple([writer.cursor.position] for writer in self.writers)
+        if model.vocabulary.longest_scale:
+            read, places = zip(*(writer.reads() for writer in self.writers), strict=True)
+            steps = torch.tensor(read, device=ids.device)
+            groups = ids.new_zeros(1, steps.shape[1]) if steps.shape[1] > 1 else None
         if model.rope == "2d":
-            positions = torch.tensor([[writer.cursor.position] for writer in self.writers], device=ids.device)
-        x = model.embed(ids[:, None], self._coming(ids.device))
-        return model.transformer(x, None, cache, positions)[:, -1]
+            positions = torch.tensor(places, device=ids.device)
+        x = model.embed(steps, self._coming(ids.device).expand(-1, steps.shape[1]))
+        return self._next(model.transformer(x, None, cache, positions, groups=groups))
+
+    def _next(self, features: Tensor) -> Tensor:
+        """The first of features ``[B, n, D]``; the others are kept."""
+        first, *self._features = features.unbind(dim=1)
+        return first
 
     def read(self, hidden: Tensor, choose: Callable[[int, Tensor], Tensor]) -> Tensor:
         """Draw the lanes of a step one after the other, and write it."""
@@ -113,19 +132,40 @@ def write(
         [Writer(model.vocabulary, replace(order, label=None, before=())) for order in orders] if first.guides else []
     )
     open_ = [i for i, writer in enumerate(writers) if not writer.done]
-    if not open_:
-        return writers
-    blank = [blank[i] for i in open_] if blank else []
-    rows = Rows(model, [*(writers[i] for i in open_), *blank])
-    ids, valid = _padded(rows.writers, model.device)
-    count = len(open_)
+    for batch in _together(model.vocabulary, orders, writers, open_):
+        rows = Rows(model, [*(writers[i] for i in batch), *(blank[i] for i in batch if blank)])
+        each = [generators[i] for i in batch] if isinstance(generators, Sequence) else generators
+        _fill(rows, len(batch), max_steps, sampling, each, on_step)
+    return writers
+
+
+def _together(
+    vocabulary: Vocabulary, orders: Sequence[Order], writers: Sequence[Writer], rows: Sequence[int]
+) -> Iterable[list[int]]:
+    """Rows that can be written side by side: those whose scales begin at the same steps."""
+    batches: dict[tuple[int, ...], list[int]] = {}
+    for row in rows:
+        alone = vocabulary.longest_scale and orders[row].stream is None  # it may begin a scale anywhere
+        batches.setdefault((row,) if alone else (-1, writers[row].phase), []).append(row)
+    return batches.values()
+
+
+def _fill(
+    rows: Rows,
+    count: int,
+    max_steps: int,
+    sampling: Sampling | Sequence[Sampling],
+    generators: Generators,
+    on_step: Callable[[Writer], None] | None,
+) -> None:
+    """Draw steps of rows that are written side by side, the first ``count`` of them, until each is what was ordered."""
+    ids, valid = _padded(rows.writers, rows.model.device)
+    guided = len(rows.writers) > count
     generate(
         rows, ids[:count], max_steps, valid=valid[:count], sampling=sampling, mask=rows.mask, stop=rows.done,
-        unconditional=ids[count:] if blank else None, unconditional_valid=valid[count:] if blank else None,
-        generators=[generators[i] for i in open_] if isinstance(generators, Sequence) else generators,
-        on_step=None if on_step is None else lambda step, ids: on_step(rows.writers[0]),
+        unconditional=ids[count:] if guided else None, unconditional_valid=valid[count:] if guided else None,
+        generators=generators, on_step=None if on_step is None else lambda step, ids: on_step(rows.writers[0]),
     )  # fmt: skip
-    return writers
 
 
 def _padded(writers: Sequence[Writer], device: torch.device) -> tuple[Tensor, Tensor]:
