@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from toy_training import two_processes
 
@@ -71,6 +72,21 @@ def test_weights_choose_what_is_learnt() -> None:
     trainer = fit(LanguageModelModule(lm), [{"signal": ids, "weights": weights}])
     assert trainer.callback_metrics["train/loss"] == network().loss(ids, weights)
     assert trainer.callback_metrics["train/loss"] != network().loss(ids)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="compiling needs a C++ compiler")
+def test_compiled_blocks_train_alike_and_leave_a_plain_network(tmp_path: Path) -> None:
+    networks = [network(), network()]
+    batches = [
+        {"signal": nn.utils.rnn.pad_sequence([document(networks[0], n, n) for n in (5, 9)], batch_first=True)}
+    ] * 3
+    for lm, compiled in zip(networks, (False, True), strict=True):
+        fit(LanguageModelModule(lm, ema_decay=0.9, compiled=compiled), batches)
+    for ours, theirs in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)
+    networks[1].save_pretrained(tmp_path)
+    assert TokenLM.from_pretrained(tmp_path).state_dict().keys() == networks[0].state_dict().keys()
 
 
 def test_speed_counts_ids_not_padding_and_utilisation_what_the_network_does() -> None:

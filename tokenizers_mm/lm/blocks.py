@@ -10,7 +10,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import BlockMask
 
+from tokenizers_mm.lm import flex
 from tokenizers_mm.lm.cache import CacheAt, SlotsAt
 from tokenizers_mm.lm.joint import Joint
 from tokenizers_mm.lm.output import Trace
@@ -39,7 +41,7 @@ class Attention(Joint):
         self,
         x: Tensor,
         table: Table,
-        mask: Tensor | None,
+        mask: Tensor | BlockMask | None,
         cache: CacheAt | SlotsAt | None,
         layer: int,
         trace: Trace | None = None,
@@ -55,6 +57,8 @@ class Attention(Joint):
         if cache is not None:
             k, v = cache.write(layer, k, v)
         causal = mask is None and x.shape[1] > 1
+        if isinstance(mask, BlockMask):
+            return self.out(flex.attend(q, k, v, mask).transpose(1, 2).flatten(2))
         if trace is not None and trace.attentions is not None:
             trace.attentions.append(shares(q, k, mask, causal))
         y = F.scaled_dot_product_attention(
@@ -104,7 +108,7 @@ class Block(nn.Module):
         self,
         x: Tensor,
         table: Table,
-        mask: Tensor | None,
+        mask: Tensor | BlockMask | None,
         cache: CacheAt | SlotsAt | None,
         layer: int,
         trace: Trace | None = None,

@@ -39,6 +39,7 @@ class CompiledStep:
 
     def __init__(self, step: Step) -> None:
         self._step = torch.compile(step)
+        self._known: set[tuple[int, bool]] = set()  # batches, and whether there was a mask
 
     def __call__(self, x: Tensor, positions: Tensor, mask: Tensor | None, at: CacheAt) -> Tensor:
         """Features ``[B, 1, D]`` of embeddings ``[B, 1, D]``."""
@@ -47,11 +48,12 @@ class CompiledStep:
             Column(keys[:, :, : at.end], values[:, :, : at.end], column)
             for keys, values in zip(at.cache.keys, at.cache.values, strict=True)
         ]
-        for layer in layers:  # one code for all lengths
-            torch._dynamo.mark_dynamic(layer.keys, 2)
-            torch._dynamo.mark_dynamic(layer.values, 2)
-        if mask is not None:
-            torch._dynamo.mark_dynamic(mask, 3)
+        if (kind := (len(x), mask is None)) not in self._known:  # about to be compiled, for all lengths
+            for tensor in (each for layer in layers for each in layer[:2]):
+                torch._dynamo.mark_dynamic(tensor, 2)
+            if mask is not None:
+                torch._dynamo.mark_dynamic(mask, 3)
+            self._known.add(kind)
         return self._step(x, positions, mask, layers)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:  # copies and pickles of its owner are not compiled

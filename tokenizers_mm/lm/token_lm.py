@@ -24,6 +24,7 @@ from tokenizers_mm.lm.grammar import Annotation, annotate
 from tokenizers_mm.lm.readout import DepthReadout, Pick
 from tokenizers_mm.lm.sampling import Sampling
 from tokenizers_mm.lm.stream import Stream
+from tokenizers_mm.lm.transformer import AttentionKind
 from tokenizers_mm.lm.vocabulary import BOS, EMPTY, FORCED, PAD, Vocabulary
 from tokenizers_mm.lm.writer import Order, Part, Writer
 from tokenizers_mm.lm.writing import write
@@ -50,6 +51,7 @@ class TokenLM(Stored):
         tied: Whether the output layer is the embedding; if not, it starts at zero.
         label_dropout: Share of documents whose label is left out in training, for guidance.
         checkpointing: Compute activations anew in the backward pass.
+        attention: ``"flex"`` keeps no mask in memory on GPUs (see :class:`~tokenizers_mm.lm.transformer.Transformer`).
         depth: Options of a :class:`~tokenizers_mm.lm.readout.DepthReadout`, such as ``{"dim": 128, "layers": 2, "heads": 2}``:
             the cells of a step are told one after the other, as suits ``pattern: parallel`` of residual codebooks.
         levels: Of the scalar quantizers of streams, first digit first (Mentzer et al., "Finite Scalar Quantization", 2024). The
@@ -77,6 +79,7 @@ class TokenLM(Stored):
         tied: bool = True,
         label_dropout: float = 0.1,
         checkpointing: bool = False,
+        attention: AttentionKind = "sdpa",
         depth: Mapping[str, Any] | None = None,
         levels: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
@@ -98,6 +101,7 @@ class TokenLM(Stored):
             rope_axes=2 if rope == "2d" else 1,
             attention_dropout=0.0,
             checkpointing=checkpointing,
+            attention=attention,
         )
         self.embedding = nn.Embedding(self.vocabulary.size, dim)
         self.coming = nn.Embedding(len(self.vocabulary.choices), dim)  # the kind of the next step's first cell

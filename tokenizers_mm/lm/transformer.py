@@ -7,17 +7,21 @@ modality. Batches may be ragged: rows are padded on the left, and positions coun
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Literal, Self, cast, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 from torch.utils.checkpoint import checkpoint
 
+from tokenizers_mm.lm import flex
 from tokenizers_mm.lm.blocks import Attention, Block
 from tokenizers_mm.lm.cache import Cache, CacheAt, Slots, SlotsAt
 from tokenizers_mm.lm.compiled import Column, CompiledStep
 from tokenizers_mm.lm.output import Trace
 from tokenizers_mm.lm.rope import CondRope, Rope, RopeLayout
+
+AttentionKind = Literal["sdpa", "flex"]
 
 
 class Transformer(nn.Module):
@@ -44,9 +48,11 @@ class Transformer(nn.Module):
         eps: Of the norms.
         attention_dropout: In attention, if not as ``dropout``.
         checkpointing: In training, keep only the blocks' inputs and compute the rest again on the way back.
+        attention: Of :meth:`packed`: ``"sdpa"``, with a mask in memory, or on GPUs ``"flex"``, without one
+            (:mod:`tokenizers_mm.lm.flex`), where there is no dropout of attention.
 
     Raises:
-        ValueError: If widths and heads do not fit.
+        ValueError: If widths and heads do not fit, or there is no such attention.
     """
 
     def __init__(
@@ -70,6 +76,7 @@ class Transformer(nn.Module):
         eps: float = 1e-5,
         attention_dropout: float | None = None,
         checkpointing: bool = False,
+        attention: AttentionKind = "sdpa",
     ) -> None:
         super().__init__()
         kv_heads = heads if kv_heads is None else kv_heads
@@ -77,12 +84,16 @@ class Transformer(nn.Module):
             raise ValueError(
                 f"dim must be heads times an even width and heads a multiple of kv_heads, got {dim}, {heads}, {kv_heads}"
             )
+        if attention not in get_args(AttentionKind):
+            raise ValueError(f"attention must be one of {get_args(AttentionKind)}, got {attention!r}")
         self.dim, self.heads, self.kv_heads, self.causal, self.window = dim, heads, kv_heads, causal, window
+        self.attention: AttentionKind = attention
         self.hidden = -(-8 * dim // 3 // 32) * 32 if hidden is None else hidden
         self.rope = Rope(dim // heads, rope_base, rope_scaling, rope_layout, rope_axes, cond_rope)
         self.checkpointing = checkpointing
         self._compiled: CompiledStep | None = None
         attention_dropout = dropout if attention_dropout is None else attention_dropout
+        self.dropout = attention_dropout
         self.blocks = nn.ModuleList(
             Block(
                 dim,
@@ -157,6 +168,9 @@ class Transformer(nn.Module):
             inject: Added to the input of each block, ``[B, L, D]`` for each.
             groups: int ``[B, L]``, non-decreasing: steps of one group see each other; by default each is one of its own.
         """
+        if self.attention == "flex" and flex.usable(x) and not (self.training and self.dropout):
+            sees = flex.document_mask(documents, groups, causal=self.causal, window=self.window)
+            return self._run(x, positions, sees, None, inject)
         mask = documents[:, :, None] == documents[:, None, :]
         if self.causal or self.window is not None:
             at = torch.arange(x.shape[1], device=x.device)
@@ -260,14 +274,14 @@ class Transformer(nn.Module):
         self,
         x: Tensor,
         positions: Tensor,
-        mask: Tensor | None,
+        mask: Tensor | BlockMask | None,
         cache: CacheAt | SlotsAt | None,
         inject: Sequence[Tensor] | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
-        alone = inject is None and trace is None and not torch.is_grad_enabled()
-        if self._compiled is not None and isinstance(cache, CacheAt) and cache.even and x.shape[1] == 1 and alone:
-            return self._compiled(x, positions, mask, cache)
+        step = isinstance(cache, CacheAt) and cache.even and x.shape[1] == 1 and inject is None and trace is None
+        if self._compiled is not None and step and not torch.is_grad_enabled():
+            return self._compiled(x, positions, cast(Tensor | None, mask), cast(CacheAt, cache))
         table = self.rope.table(positions)
         again = self.checkpointing and self.training and torch.is_grad_enabled()
         for layer, block in enumerate(self.blocks):

@@ -17,6 +17,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from tokenizers_mm.lm.transformer import Transformer
 from tokenizers_mm.training.ema import WeightAverage
 from tokenizers_mm.training.objective import clip_gradients, require_finite
 from tokenizers_mm.training.schedule import scheduled
@@ -58,6 +59,8 @@ class LanguageModelModule(LightningModule):
         gradient_clip: Largest total norm of the gradients; None for no clipping.
         ema_decay: Decay of the weight average used in validation and export; None for no average.
         peak_flops: Floating-point operations that one device can do in a second, for ``train/mfu``; measured if not given.
+        compiled: Whether the blocks of transformers are compiled (``torch.compile``): some seconds at the beginning, and on CPUs
+            a C++ compiler, for faster steps.
 
     Raises:
         TypeError: If the network has no ``loss``.
@@ -72,6 +75,7 @@ class LanguageModelModule(LightningModule):
         gradient_clip: float | None = 1.0,
         ema_decay: float | None = None,
         peak_flops: float | None = None,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         if not callable(getattr(network, "loss", None)):
@@ -80,6 +84,9 @@ class LanguageModelModule(LightningModule):
         self.warmup_steps, self.min_lr, self.gradient_clip = warmup_steps, min_lr, gradient_clip
         self.peak_flops = peak_flops
         self.average = WeightAverage(network, ema_decay) if ema_decay is not None else None
+        if compiled:
+            for transformer in [module for module in network.modules() if isinstance(module, Transformer)]:
+                transformer.compile_blocks()
         self._outline: tuple[nn.Module, ...] = ()  # a tuple, so that it isn't a part of this module
 
     @property
