@@ -10,7 +10,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from tokenizers_mm.nn import few_rows as module
 from tokenizers_mm.nn.few_rows import FewRowsLinear, _packs, few_rows
+
+
+@pytest.fixture(autouse=True)
+def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_LEAST", 1)
 
 
 @pytest.mark.parametrize("rows", [1, 3, 64, 65, 200])

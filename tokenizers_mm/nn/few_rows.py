@@ -1,4 +1,4 @@
-"""Products of a weight with few rows, as a decoder makes them step by step.
+"""Products of a large weight with few rows, as a decoder makes them step by step.
 
 With two to some thirty rows oneDNN, given a packed weight, takes about half of MKL's time on the processors that we measured. In
 code that ``torch.compile`` makes, up to eight rows are sums of products that read the weight once: twice as fast as MKL with one.
@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from tokenizers_mm.nn.onednn import AVAILABLE, usable
 
 _MOST = 64  # rows; with many more, packing gains little
+_LEAST = 2**19  # values of a weight; with fewer, calling oneDNN costs more than it saves
 _SUMS = 8  # rows that compiled code sums
 _HINT = 8  # rows that the order in memory is chosen for; it serves all numbers from 1 on
 
@@ -36,12 +37,12 @@ def few_rows(x: Tensor, weight: Tensor, outputs: range | None = None) -> Tensor:
         outputs: Which of them are wanted; all by default.
     """
     first, last = (0, len(weight)) if outputs is None else (outputs.start, outputs.stop)
-    few = x.numel() <= _MOST * x.shape[-1] and weight.dtype == torch.float32 and last > first
-    if few and torch.compiler.is_compiling():
-        return _compiled(x, weight, first, last)
-    if few and usable(x) and not _uncounted(weight):
-        return _product(x, weight, first, last)
-    return F.linear(x, weight[first:last])
+    if x.numel() <= _MOST * x.shape[-1] and weight.dtype == torch.float32 and last > first:
+        if torch.compiler.is_compiling():
+            return _compiled(x, weight, first, last)
+        if (last - first) * x.shape[-1] >= _LEAST and usable(x) and not _uncounted(weight):
+            return _product(x, weight, first, last)
+    return F.linear(x, weight if outputs is None else weight[first:last])
 
 
 def _uncounted(weight: Tensor) -> bool:
