@@ -123,8 +123,9 @@ class Transformer(nn.Module):
     def compile_steps(self) -> Self:
         """From now on, compute single steps with a cache by compiled code: two to three times as fast on CPUs.
 
-        The first step then takes some seconds, on CPUs with a C++ compiler, which must be there. Padding at the beginning of
-        rows is no hindrance; rows that were taken back each by its own count go the usual way. Results differ by rounding.
+        The first step of each batch size then takes a few seconds a block, on CPUs with a C++ compiler, which must be there.
+        Padding at the beginning of rows is no hindrance; rows that were taken back each by its own count go the usual way.
+        Results differ by rounding.
         """
         self._compiled = CompiledStep(self._step)
         return self
