@@ -153,8 +153,9 @@ def test_first_scales_alone_take_their_passes_alone() -> None:
     assert few.ids.equal(whole.ids[:, :5])
     assert network.generate("pyramid", seed=2, max_steps=9) == few  # what is cut ends with its last whole scale
     assert torch.allclose(network.score(few, "pyramid"), network.score(whole, "pyramid")[:, :5], atol=1e-5)
-    with pytest.raises(ValueError, match="must have grids"):
-        network.generate("pyramid", first(whole, 4))
+    for wrong in ({"prompt": first(whole, 4)}, {"shape": (6,)}):
+        with pytest.raises(ValueError, match="must have grids"):
+            network.generate("pyramid", **wrong)
     with pytest.raises(ValueError, match="breaks off"):
         TokenLM([STREAMS["deep-pyramid"].to_dict()], **SMALL).generate("deep-pyramid", max_steps=1)  # type: ignore[arg-type]
 

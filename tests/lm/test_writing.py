@@ -130,6 +130,8 @@ def test_broken_models_and_orders_are_told() -> None:
         network.generate("plain", item(STREAMS["delayed"], (1, 9), 0))
     with pytest.raises(ValueError, match="breaks off"):
         network.generate("fixed", max_steps=2)
+    with pytest.raises(ValueError, match="must have grids"):
+        network.generate("fixed", shape=(2, 7))
     with pytest.raises(ValueError, match="max_steps"):
         network.generate("fixed", max_steps=0)
     with pytest.raises(ValueError, match="label must be None"):

@@ -60,9 +60,7 @@ class Writer:
     def _take(self, stream: str, order: Order) -> None:
         """Begin the item that is ordered."""
         source = self.vocabulary.stream(stream)
-        shape = order.shape
-        if source.closed and (shape is None or not source.breaks_off(shape)):
-            shape = source.fixed_shape
+        shape = source.fixed_shape if order.shape is None and source.closed else order.shape
         if shape is not None:
             source.frames(shape)
             self._plan = self.vocabulary.plan(stream, shape)
