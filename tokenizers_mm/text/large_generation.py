@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenizers_mm.checks import at_least
+from tokenizers_mm.lm import processors
 from tokenizers_mm.text.base_tokens import Prompt
 from tokenizers_mm.text.decoders import decoder_of
 from tokenizers_mm.text.inner_products import FaissIndex, Index
@@ -188,16 +189,11 @@ def _draw(
     logits: Tensor, ids: Tensor, row: Sequence[int], ends: Sequence[int], sampling: Sampling, generator: Any
 ) -> int:
     """Which of the candidates ``[k]`` comes next."""
-    again = torch.isin(ids, torch.tensor(row))
     logits = logits + sampling.end_bias * torch.isin(ids, torch.tensor(ends, dtype=torch.int64))
-    punished = torch.where(logits < 0, logits * sampling.repetition_penalty, logits / sampling.repetition_penalty)
-    logits = logits.where(~again, punished)
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    p = (logits / sampling.temperature).softmax(dim=0)
-    kept = torch.zeros_like(p).index_copy_(0, top := p.topk(min(sampling.top_k, len(p))).indices, p[top])
-    kept = kept.where(p >= sampling.min_p * p.max(), 0)
-    return int(torch.multinomial(kept, 1, generator=generator))
+    again = torch.isin(ids, torch.tensor(row)).nonzero().T
+    logits = processors.discourage(logits[None], again, sampling.repetition_penalty)
+    drawn = processors.Sampling(sampling.temperature, sampling.top_k, min_p=sampling.min_p)
+    return int(processors.choose(logits, drawn, generator))
 
 
 def _goes_on(token: bytes) -> bool:
