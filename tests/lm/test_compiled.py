@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from torch._inductor import cpp_builder
 
 from tokenizers_mm.lm.transformer import Transformer
 
@@ -47,3 +48,10 @@ def test_copies_and_pickles_do_without() -> None:
         x = torch.randn(1, 3, 32)
         with torch.no_grad():
             assert torch.equal(other(x), network(x))
+
+
+def test_without_a_compiler_it_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/none/g++",))
+    cpp_builder.cpp_compiler_search.cache_clear()
+    with pytest.raises(FileNotFoundError, match="needs a C\\+\\+ compiler"):
+        _network().compile_steps()

@@ -30,6 +30,19 @@ Step = Callable[[Tensor, Tensor, Tensor | None, list[Column]], Tensor]
 """Features ``[B, 1, D]`` of embeddings, positions, a mask and what each layer holds."""
 
 
+def require_compiler() -> None:
+    """Raise ``FileNotFoundError`` if there is no C++ compiler, which code for CPUs needs."""
+    from torch._inductor.cpp_builder import get_cpp_compiler  # takes more than a second
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise FileNotFoundError(
+            "compiling for CPUs needs a C++ compiler, such as g++ or what the variable CXX names, found none that works"
+        ) from None
+
+
 class CompiledStep:
     """A network's step, for rows that all write the same column of a cache; compiled when it is first taken.
 

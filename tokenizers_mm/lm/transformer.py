@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from tokenizers_mm.lm import flex
 from tokenizers_mm.lm.blocks import Attention, Block
 from tokenizers_mm.lm.cache import Cache, CacheAt, Slots, SlotsAt
-from tokenizers_mm.lm.compiled import Column, CompiledStep
+from tokenizers_mm.lm.compiled import Column, CompiledStep, require_compiler
 from tokenizers_mm.lm.output import Trace
 from tokenizers_mm.lm.rope import CondRope, Rope, RopeLayout
 
@@ -126,7 +126,12 @@ class Transformer(nn.Module):
         The first step of each batch size then takes a few seconds a block, on CPUs with a C++ compiler, which must be there.
         Padding at the beginning of rows is no hindrance; rows that were taken back each by its own count go the usual way.
         Results differ by rounding.
+
+        Raises:
+            FileNotFoundError: If there is no compiler.
         """
+        if next(self.parameters()).device.type == "cpu":
+            require_compiler()
         self._compiled = CompiledStep(self._step)
         return self
 
