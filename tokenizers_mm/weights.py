@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 WEIGHTS = constants.SAFETENSORS_SINGLE_FILE
@@ -32,6 +32,13 @@ def read_config(path: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} must hold a mapping, got {type(config).__name__}")
     return config
+
+
+def write_folder(folder: str | Path, config: Mapping[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Write ``config.json`` and ``model.safetensors`` of what is no network; the folder is made."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    (Path(folder) / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_file(tensors, Path(folder) / WEIGHTS)
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

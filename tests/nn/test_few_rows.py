@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from tokenizers_mm.nn import few_rows as module
 from tokenizers_mm.nn.few_rows import FewRowsLinear, _packs, few_rows
+from tokenizers_mm.nn.onednn import AVAILABLE
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,15 @@ def test_some_outputs_are_those_of_the_whole(outputs: range) -> None:
             assert torch.allclose(few_rows(x, weight, outputs), wanted, atol=1e-5)
         weight.mul_(2)
         assert torch.allclose(few_rows(x, weight, outputs), 2 * wanted, atol=1e-5)
+
+
+@pytest.mark.skipif(not AVAILABLE, reason="this build of PyTorch has no such operators")
+def test_compiled_code_has_it_as_an_operator() -> None:
+    x, weight = torch.randn(12, 40), torch.randn(24, 40)
+    with torch.no_grad():
+        found = torch.ops.tokenizers_mm.few_rows(x, weight, 3, 20)
+        assert torch.allclose(found, F.linear(x, weight[3:20]), atol=1e-5)
+        torch.library.opcheck(module._few_rows, (x, weight, 3, 20), test_utils=("test_schema", "test_faketensor"))
 
 
 def test_packed_copies_live_as_long_as_their_weights() -> None:

@@ -141,7 +141,7 @@ class LlamaGen(Stored):
     ) -> Tensor:
         """Mean cross-entropy in nats of the codes ``[B, T]``, of images weighted by ``weights [B]``."""
         logits = self(ids, condition, valid).float()
-        nll = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none").mean(dim=1)
+        nll = F.cross_entropy(logits.flatten(0, 1), ids.flatten(), reduction="none").view_as(ids).mean(dim=1)
         return nll.mean() if weights is None else (nll * weights).sum() / weights.sum().clamp(min=1e-8)
 
     def sample(

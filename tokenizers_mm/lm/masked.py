@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from tokenizers_mm.checks import at_least
 from tokenizers_mm.lm.backbone import Transformer
-from tokenizers_mm.lm.processors import guide, pick
+from tokenizers_mm.lm.processors import guide, pick, waits
 from tokenizers_mm.lm.vocabulary import PAD, Vocabulary
 from tokenizers_mm.stored import Stored
 from tokenizers_mm.tokens import Tokens
@@ -95,12 +95,17 @@ class MaskedTokenLM(Stored):
 
     def forward(self, codes: Tensor, labels: Tensor) -> Tensor:
         """Logits ``[B, N, V]`` of codes ``[B, N]``, V where they are masked, and labels ``[B]``, 0 for none, else 1 + class."""
+        return self._logits(self._features(codes, labels))
+
+    def _features(self, codes: Tensor, labels: Tensor) -> Tensor:
         x = torch.cat([self.label(labels)[:, None], self.embedding(codes)], dim=1)
         places = self.vocabulary.plan(self.stream.name, self.stream.fixed_shape).positions
         places = places[:-1, : len(self.stream.grid)].to(codes.device)  # the label has the begin's place
         documents = codes.new_zeros(len(codes), 1 + self.cells)
-        features = self.transformer.packed(self.dropout(x), places.expand(len(codes), -1, -1), documents)
-        return features[:, 1:] @ self.embedding.weight[:-1].T + self.bias
+        return self.transformer.packed(self.dropout(x), places.expand(len(codes), -1, -1), documents)[:, 1:]
+
+    def _logits(self, features: Tensor) -> Tensor:
+        return features @ self.embedding.weight[:-1].T + self.bias
 
     def loss(self, signal: Tensor) -> Tensor:
         """Mean cross-entropy in nats of masked codes; how many are masked is drawn for each item.
@@ -120,7 +125,7 @@ class MaskedTokenLM(Stored):
         else:
             at = (torch.arange(len(codes)) + 0.5) / len(codes)
             masked = random_masks(at, self.cells, torch.Generator().manual_seed(0)).to(codes.device)
-        logits = self(codes.masked_fill(masked, self.codes), labels)[masked].float()
+        logits = self._logits(self._features(codes.masked_fill(masked, self.codes), labels)[masked]).float()
         return F.cross_entropy(logits, codes[masked], label_smoothing=self.label_smoothing if self.training else 0.0)
 
     def _read(self, signal: Tensor) -> tuple[Tensor, Tensor]:
@@ -180,7 +185,7 @@ class MaskedTokenLM(Stored):
                 logits = guide(logits, self(codes, torch.zeros_like(label)).float(), 1 + (guidance - 1) * share)
             log_p = (logits / temperature).log_softmax(dim=-1)
             drawn = pick(log_p.exp(), draws)
-            noise = -_exponential(drawn, draws).log()  # Gumbel
+            noise = -waits(drawn, draws).log()  # Gumbel
             sure = log_p.gather(-1, drawn[..., None])[..., 0] + choice_temperature * (1 - share) * noise
             codes = reveal(codes, drawn, sure, left, self.codes)
         shapes = torch.tensor([self.stream.fixed_shape] * len(codes))
@@ -210,11 +215,3 @@ def random_masks(places: Tensor, cells: int, generator: torch.Generator | None =
     count = (torch.cos(math.pi / 2 * places) * cells).ceil().clamp(min=1)
     rank = torch.rand(len(places), cells, generator=generator).argsort(dim=-1).argsort(dim=-1)
     return rank < count[:, None]
-
-
-def _exponential(like: Tensor, draws: list[torch.Generator] | None) -> Tensor:
-    """Draws of Exp(1), shaped like ids ``[B, N]``."""
-    rows = torch.empty(like.shape, device=like.device)
-    if draws is None:
-        return rows.exponential_()
-    return torch.stack([row.exponential_(generator=each) for row, each in zip(rows, draws, strict=True)])

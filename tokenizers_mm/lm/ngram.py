@@ -7,7 +7,6 @@ context from a grid. All arithmetic is sums and products of tabled numbers, so t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -15,14 +14,13 @@ from typing import Any, Self, get_args
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tokenizers_mm.checks import at_least
 from tokenizers_mm.lm.counting import Level, Table, count_tables
 from tokenizers_mm.lm.neighbours import Context, global_ids, most_neighbours, neighbours
 from tokenizers_mm.tokens import Tokens, TokenSpec
-from tokenizers_mm.weights import CONFIG, WEIGHTS, digest, read_config, read_weights
+from tokenizers_mm.weights import CONFIG, WEIGHTS, digest, read_config, read_weights, write_folder
 
 _PARTS = ("contexts", "first", "next", "counts")
 
@@ -155,10 +153,7 @@ class TokenNGram:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write ``config.json`` and ``model.safetensors``."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        config = {"class": type(self).__name__, **self._config()}
-        (Path(folder) / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        save_file(self._tensors(), Path(folder) / WEIGHTS)
+        write_folder(folder, {"class": type(self).__name__, **self._config()}, self._tensors())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:

@@ -109,12 +109,11 @@ def _scales(stream: Stream, scales: Scales, shape: Sequence[int], lanes: int, be
     An item of the first few of them has no end.
     """
     cells, columns = sum(scales.counts), stream.columns
-    step = 1 + torch.arange(cells)[:, None].expand(-1, columns)
-    lane = torch.arange(columns).expand(cells, -1)
+    layout = stream.order.layout(cells)
     ids, kinds = torch.full((cells + 2, lanes), EMPTY), torch.full((cells + 2, lanes), FORCED)
     ids[0, 0], ids[-1, 0] = begin, end
     of_scale = [[kind(scale * columns + column, 0) for column in range(columns)] for scale in range(len(scales.sides))]
-    kinds[1:-1, :columns] = torch.tensor(of_scale)[scales.numbers]
+    kinds[1:-1, :columns] = torch.tensor(of_scale)[layout.group]
     source, group = torch.arange(cells + 2), torch.arange(cells + 2)
     source[:cells], group[:cells] = 1 + scales.parents, scales.starts
     side = max(scales.sides[-1])
@@ -123,7 +122,14 @@ def _scales(stream: Stream, scales: Scales, shape: Sequence[int], lanes: int, be
     frames = stream.frames(shape)
     steps = slice(cells + 2 if frames == cells else 1 + frames)
     return Plan(
-        ids[steps], step[:frames], lane[:frames], kinds[steps], positions[steps], 3 + side, source[steps], group[steps]
+        ids[steps],
+        1 + layout.step[:frames],
+        layout.lane[:frames],
+        kinds[steps],
+        positions[steps],
+        3 + side,
+        source[steps],
+        group[steps],
     )
 
 

@@ -126,12 +126,23 @@ def pick(p: Tensor, generators: Generators = None) -> Tensor:
     Raises:
         ValueError: If there is not one generator, or one for each row.
     """
+    return (p / waits(p, generators)).argmax(dim=-1)
+
+
+def waits(like: Tensor, generators: Generators = None) -> Tensor:
+    """Draws of Exp(1) like ``[B, ...]`` numbers; like ids, in float32.
+
+    Raises:
+        ValueError: If there is not one generator, or one for each row.
+    """
+    rows = torch.empty_like(like, dtype=like.dtype if like.is_floating_point() else torch.float32)
     if generators is None or isinstance(generators, torch.Generator):
-        return (p / torch.empty_like(p).exponential_(generator=generators)).argmax(dim=-1)
-    if len(generators) != len(p):
-        raise ValueError(f"generators must be one, or one for each of {len(p)} rows, got {len(generators)}")
-    waits = [torch.empty_like(row).exponential_(generator=each) for row, each in zip(p, generators, strict=True)]
-    return (p / torch.stack(waits)).argmax(dim=-1)
+        return rows.exponential_(generator=generators)
+    if len(generators) != len(rows):
+        raise ValueError(f"generators must be one, or one for each of {len(rows)} rows, got {len(generators)}")
+    for row, each in zip(rows, generators, strict=True):
+        row.exponential_(generator=each)
+    return rows
 
 
 def draw(

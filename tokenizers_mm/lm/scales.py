@@ -57,14 +57,9 @@ class Scales:
         return max((end for end in self.ends if end <= cells), default=0)
 
     @property
-    def numbers(self) -> Tensor:
-        """The scale of each cell, int64 ``[T]``."""
-        return torch.arange(len(self.sides)).repeat_interleave(torch.tensor(self.counts))
-
-    @property
     def starts(self) -> Tensor:
         """The first cell of each cell's scale, int64 ``[T]``."""
-        return torch.tensor((0, *self.ends[:-1]))[self.numbers]
+        return torch.tensor((0, *self.ends[:-1])).repeat_interleave(torch.tensor(self.counts))
 
     @property
     def parents(self) -> Tensor:

@@ -156,14 +156,21 @@ class TokenLM(Stored):
 
     def predictions(self, ids: Tensor, about: Annotation) -> Iterator[tuple[Choice, Tensor, Tensor]]:
         """For each set of ids that may stand in cells: it, the cells ``[N, 3]``, and their logits ``[N, choices]``."""
+        for choice, cells, states in self._told(ids, about):
+            logits = states if self.depth is not None else choice.logits(states, self.head.weight)
+            yield choice, torch.stack(cells, dim=1), logits.float()
+
+    def _told(self, ids: Tensor, about: Annotation) -> Iterator[tuple[Choice, tuple[Tensor, Tensor, Tensor], Tensor]]:
+        """As :meth:`predictions`, with row, step and lane of the cells, and what the output layer multiplies, ``[N, D]``; where a
+        step's cells are told one after the other, their logits."""
         features = self.features(ids, about)[:, :-1]
         inner = None if self.depth is None else self.depth(features, ids[:, 1:])
         for choice, (row, step, lane) in self._cells(about):
             if inner is None or self.depth is None:
-                logits = choice.logits(features[row, step - 1], self.head.weight)
+                states = features[row, step - 1]
             else:
-                logits = inner[row, step - 1, lane][:, self.depth.of(choice)]
-            yield choice, torch.stack([row, step, lane], dim=1), logits.float()
+                states = inner[row, step - 1, lane][:, self.depth.of(choice)]
+            yield choice, (row, step, lane), states
 
     def _cells(self, about: Annotation) -> Iterator[tuple[Choice, tuple[Tensor, Tensor, Tensor]]]:
         """Each set of ids that may stand in cells, with row, step and lane of each of these, ``[N]``."""
@@ -198,19 +205,14 @@ class TokenLM(Stored):
         """
         about = annotate(self.vocabulary, signal)
         ids = self._without_some_labels(signal) if self.training else signal
-        features = self.features(ids, about)[:, :-1]
-        inner = None if self.depth is None else self.depth(features, ids[:, 1:])
         total, count = self.embedding.weight.new_zeros(()), self.embedding.weight.new_zeros(())
-        for choice, at in self._cells(about):
-            row, step, lane = at
+        for choice, at, states in self._told(ids, about):
             target = choice.place(ids[at])
             share = torch.ones(target.shape, device=ids.device) if weights is None else weights[at].float()
-            if inner is None or self.depth is None:
-                rows = choice.rows(self.head.weight)
-                nats = linear_cross_entropy(features[row, step - 1], rows, target, share)
+            if self.depth is None:
+                nats = linear_cross_entropy(states, choice.rows(self.head.weight), target, share)
             else:
-                logits = inner[row, step - 1, lane][:, self.depth.of(choice)].float()
-                nats = F.cross_entropy(logits, target, reduction="none") @ share
+                nats = F.cross_entropy(states.float(), target, reduction="none") @ share
             total, count = total + nats, count + share.sum()
         if not count:
             raise ValueError("signal must hold something to tell, or weights count something, got nothing")

@@ -93,7 +93,7 @@ class Transformer(nn.Module):
         self.checkpointing = checkpointing
         self._compiled: CompiledStep | None = None
         attention_dropout = dropout if attention_dropout is None else attention_dropout
-        self.dropout = attention_dropout
+        self.attention_dropout = attention_dropout
         self.blocks = nn.ModuleList(
             Block(
                 dim,
@@ -174,7 +174,7 @@ class Transformer(nn.Module):
             inject: Added to the input of each block, ``[B, L, D]`` for each.
             groups: int ``[B, L]``, non-decreasing: steps of one group see each other; by default each is one of its own.
         """
-        if self.attention == "flex" and flex.usable(x) and not (self.training and self.dropout):
+        if self.attention == "flex" and flex.usable(x) and not (self.training and self.attention_dropout):
             sees = flex.document_mask(documents, groups, causal=self.causal, window=self.window)
             return self._run(x, positions, sees, None, inject)
         mask = documents[:, :, None] == documents[:, None, :]

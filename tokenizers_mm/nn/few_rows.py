@@ -28,8 +28,8 @@ _packs: MutableMapping[Tensor, _Packs] = WeakTensorKeyDictionary()
 def few_rows(x: Tensor, weight: Tensor, outputs: range | None = None) -> Tensor:
     """``F.linear(x, weight)``; in inference on x86 processors, by a copy of the weight in oneDNN's order.
 
-    The copy is made when it is first needed, and anew when the weight has changed. Which way is taken depends on shapes alone,
-    so that the same products always round alike.
+    The copy is made when it is first needed, and anew when the weight has changed. In a single process that compiles nothing, the
+    way that is taken depends on shapes alone, so that the same products round alike.
 
     Args:
         x: ``[..., inputs]``.

@@ -6,7 +6,6 @@ entries are predicted once, in chunks, and texts are encoded by longest prefixes
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tokenizers_mm.text.dynamic import LongestPrefix
@@ -22,7 +20,7 @@ from tokenizers_mm.text.dynamic_inputs import base_of, embedding_rows
 from tokenizers_mm.text.embedders import MeanOfParts, TokenEmbedder
 from tokenizers_mm.text.segmenters.base import whole_characters
 from tokenizers_mm.text.subword import SubwordCodec
-from tokenizers_mm.weights import CONFIG, WEIGHTS, read_config, read_weights
+from tokenizers_mm.weights import CONFIG, WEIGHTS, read_config, read_weights, write_folder
 
 CHUNK = 5000  # tokens that are embedded at a time
 _KIND = "LargeVocabulary"
@@ -145,10 +143,8 @@ class LargeVocabulary:
     def save(self, folder: str | Path) -> None:
         """Write ``config.json``, ``model.safetensors`` and the codec's own folder ``vocabulary/``."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         self.codec.save_pretrained(folder / "vocabulary")
         config = {"class": _KIND, "start": [*self.start], "ends": [*self.ends]}
-        (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         tensors = {
             "bytes": torch.frombuffer(bytearray(b"".join(self.added)), dtype=torch.uint8),
             "lengths": torch.tensor([len(token) for token in self.added], dtype=torch.int32),
@@ -157,7 +153,7 @@ class LargeVocabulary:
         }
         if self.outputs is not self.inputs:
             tensors["outputs"] = self.outputs.detach().cpu().contiguous()
-        save_file(tensors, folder / WEIGHTS)
+        write_folder(folder, config, tensors)
 
     @classmethod
     def load(cls, folder: str | Path) -> LargeVocabulary:
