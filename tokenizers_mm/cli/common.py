@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -71,3 +73,12 @@ def pairs(option: str, values: list[str] | None, wanted: str) -> dict[str, str]:
 def number(value: float | None) -> str:
     """A number for a table; a dash for none."""
     return "-" if value is None else f"{value:.4g}" if value < 1000 else f"{value:.0f}"
+
+
+def save_report(output: Path, report: Mapping[str, Any], packages: Iterable[str] = ()) -> None:
+    """Write a report and what it was made with as JSON, in a folder that is made if there is none, and say so."""
+    from tokenizers_mm.evaluation.environment import provenance
+
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps({**report, **provenance(packages)}, indent=1) + "\n", encoding="utf-8")
+    out.print(f"[green]written[/]: {output}", highlight=False)

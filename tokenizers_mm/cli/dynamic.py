@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from tokenizers_mm.cli.common import err, number, out
+from tokenizers_mm.cli.common import err, number, out, save_report
 from tokenizers_mm.cli.text import text
 
 Base = Annotated[str, typer.Option("--base", "-b", help="Subword codec: a card's name, a folder, or a tokenizer file.")]
@@ -116,8 +115,6 @@ def bench_exact(
 def _report(race: Any, kind: str, output: Path | None) -> None:
     from dataclasses import asdict
 
-    from tokenizers_mm.evaluation.environment import provenance
-
     table = Table("", "ms, median", "times slower", box=None)
     ratios = {name: race.ratio(name) for name in race.seconds}
     for name, seconds in race.seconds.items():
@@ -125,5 +122,4 @@ def _report(race: Any, kind: str, output: Path | None) -> None:
     out.print(table)
     out.print(f"* largest difference between results: {race.agreement:.2g}", highlight=False)
     if output is not None:
-        report = {"kind": kind, **asdict(race), "ratios": ratios, **provenance()}
-        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        save_report(output, {"kind": kind, **asdict(race), "ratios": ratios})

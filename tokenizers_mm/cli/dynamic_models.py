@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from tokenizers_mm.cli.common import Device, err, out
+from tokenizers_mm.cli.common import Device, err, out, save_report
 from tokenizers_mm.cli.text import text
 
 
@@ -34,7 +33,6 @@ def evaluate_classifier(
     import os
 
     from tokenizers_mm import registry
-    from tokenizers_mm.evaluation.environment import provenance
 
     labelled = registry.wing("text", "labelled")
     network = registry.wing("text", "dynamic_classifier").DynamicClassifier.from_pretrained(model).to(device)
@@ -50,6 +48,5 @@ def evaluate_classifier(
     out.print(table)
     if output is not None:
         settings = {"texts": len(examples), "batch": batch, "data": data, "split": split}
-        report = {"kind": "evaluate-classifier", "settings": settings, "budgets": rows, **provenance(("transformers",))}
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        report = {"kind": "evaluate-classifier", "settings": settings, "budgets": rows}
+        save_report(output, report, ("transformers",))

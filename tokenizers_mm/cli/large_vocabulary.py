@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from tokenizers_mm.cli.common import err, number, out
+from tokenizers_mm.cli.common import err, number, out, save_report
 from tokenizers_mm.cli.text import text
 
 Model = Annotated[str, typer.Option("--model", "-m", help="A shipped model over subwords, or the folder of one.")]
@@ -110,7 +109,6 @@ def bench_index(
     import torch
 
     from tokenizers_mm import registry
-    from tokenizers_mm.evaluation.environment import provenance
 
     torch.set_num_threads(1)
     network, study = _load(model), registry.wing("text", "index_bench")
@@ -130,9 +128,7 @@ def bench_index(
         report = study.bench(network, found, texts, queries=queries, steps=steps)
     _show(report)
     if output is not None:
-        report = {"kind": "bench-index", "model": model, **report, **provenance(("faiss-cpu",))}
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        save_report(output, {"kind": "bench-index", "model": model, **report}, ("faiss-cpu",))
 
 
 def _show(report: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from itertools import pairwise
@@ -13,7 +12,8 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from tokenizers_mm.cli.common import err, number, out
+from tokenizers_mm.cli.common import err, number, out, save_report
+from tokenizers_mm.cli.modelling import facts_of
 from tokenizers_mm.cli.text import text
 
 Model = Annotated[
@@ -91,7 +91,8 @@ def decipher(
     _show(report)
     if output is not None:
         settings = {"rows": rows, "draws": draws, "seed": seed}
-        _save(output, {"kind": "decipher", "model": model, **report, "settings": settings}, documents)
+        facts = {"settings": settings, "data": facts_of(documents)}
+        save_report(output, {"kind": "decipher", "model": model, **report, **facts})
 
 
 def _measure(
@@ -138,18 +139,6 @@ def _show(report: Mapping[str, Any]) -> None:
         errors.add_row(name, *map(number, row.values()))
     for table in (keys, positions, tasks, errors):
         out.print(table)
-
-
-def _save(output: Path, report: Mapping[str, Any], documents: list[bytes]) -> None:
-    import hashlib
-
-    from tokenizers_mm.evaluation.environment import provenance
-
-    digest = hashlib.sha256(b"\0".join(documents)).hexdigest()
-    data = {"documents": len(documents), "bytes": sum(map(len, documents)), "sha256": digest}
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({**report, "data": data, **provenance()}, indent=1) + "\n", encoding="utf-8")
-    out.print(f"[green]written[/]: {output}", highlight=False)
 
 
 def _wing() -> Any:

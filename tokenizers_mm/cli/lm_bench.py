@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from tokenizers_mm.cli.common import err, number, out
+from tokenizers_mm.cli.common import err, number, out, save_report
 from tokenizers_mm.cli.lm import lm
 
 
@@ -39,7 +38,6 @@ def bench(
     import torch
 
     from tokenizers_mm.evaluation.bench_lm import generation, make_twins, training
-    from tokenizers_mm.evaluation.environment import provenance
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
@@ -62,10 +60,5 @@ def bench(
     if output is not None:
         model = {"dim": dim, "layers": layers, "heads": heads, "hidden": hidden, "vocabulary_size": vocabulary}
         parameters = sum(p.numel() for p in twins.ours.parameters())
-        report = {
-            "kind": "decoder", "model": {**model, "parameters": parameters}, "results": found,
-            **provenance(("transformers",)),
-        }  # fmt: skip
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        out.print(f"[green]written[/]: {output}", highlight=False)
+        report = {"kind": "decoder", "model": {**model, "parameters": parameters}, "results": found}
+        save_report(output, report, ("transformers",))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from tokenizers_mm.cli.common import Device, err, number, out
+from tokenizers_mm.cli.common import Device, err, number, out, save_report
 from tokenizers_mm.cli.text import text
 
 Models = Annotated[list[str], typer.Argument(help="Names of shipped models, or folders.", show_default=False)]
@@ -234,18 +233,14 @@ def write_report(
     output: Path | None, kind: str, found: Mapping[str, Any], documents: list[bytes], **settings: Any
 ) -> None:
     """A report with what it was made of and with."""
+    if output is not None:
+        report = {"kind": kind, "models": found, "settings": settings, "data": facts_of(documents)}
+        save_report(output, report, ("tokenizers",))
+
+
+def facts_of(documents: list[bytes]) -> dict[str, Any]:
+    """What a report says of documents."""
     import hashlib
 
-    from tokenizers_mm.evaluation.environment import provenance
-
-    if output is None:
-        return
     digest = hashlib.sha256(b"\0".join(documents)).hexdigest()
-    report = {
-        "kind": kind, "models": found, "settings": settings,
-        "data": {"documents": len(documents), "bytes": sum(map(len, documents)), "sha256": digest},
-        **provenance(("tokenizers",)),
-    }  # fmt: skip
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    out.print(f"[green]written[/]: {output}", highlight=False)
+    return {"documents": len(documents), "bytes": sum(map(len, documents)), "sha256": digest}
